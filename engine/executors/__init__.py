@@ -1,0 +1,1 @@
+"""Ways to run a family, one file each: ``reference`` is the truth."""

@@ -1,0 +1,1 @@
+"""Model families, one file each; they share layers but never import each other."""
