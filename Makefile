@@ -1,5 +1,8 @@
 # A fresh machine needs git, make, a C++17 compiler and Python 3.11 or newer; the rest is set up here.
-PY ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p))))
+SHELL := bash
+# The first Python that runs and is new enough; name another with `make PY=python3.12`.
+PY ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -q -c constraints.txt
@@ -10,6 +13,7 @@ help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.ok: pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/* csrc/*/* bindings/*)
+	test -n "$(PY)" || { echo "Python 3.11 or newer must be on PATH; install it or name it with PY=..."; exit 1; }
 	test -x $(BIN)/python || $(PY) -m venv $(VENV)
 	$(PIP) torch $(BUILD_TOOLS)
 	$(PIP) --no-build-isolation -e ".[test]"
@@ -38,6 +42,22 @@ types: $(VENV)/.ok ## mypy --strict on the shipped copy
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p attendrite \
 	  | sed -e 's#^attendrite/kernels/#kernels/#' -e 's#^attendrite/#engine/#'; exit $${PIPESTATUS[0]}
 
+bench: $(VENV)/.ok ## run the CPU benchmarks beside their peers; rows go to benchmarks/results/
+	$(PIP) -e ".[peers]" --no-build-isolation
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py binning tokenize group --json benchmarks/results
+	$(BIN)/python benchmarks/tables.py
+
+wheel-test: $(VENV)/.ok ## build the wheel, install it in a clean environment, run the tests that are not slow
+	rm -rf build/dist build/wheel-venv
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w build/dist .
+	$(BIN)/python -m venv build/wheel-venv
+	build/wheel-venv/bin/pip install -q -c constraints.txt torch
+	build/wheel-venv/bin/pip install -q -c constraints.txt "$$(ls build/dist/*.whl)[test]"
+	build/wheel-venv/bin/pytest -q -m "not slow" -p no:cacheprovider
+
+SECONDS_EACH ?= 60
+fuzz: $(VENV)/.ok ## mutate files for every reader of foreign bytes, SECONDS_EACH each
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS_EACH)
+
 clean: ## remove the environment and all builds
 	rm -rf $(VENV) build dist
-SHELL := bash

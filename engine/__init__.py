@@ -2,6 +2,59 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from .batches import CalciumBatch, SpikeBatch
+    from .bundle import Bundle
+    from .capture import Capture
+    from .decoding import decode
+    from .errors import AttendriteError
+    from .exporter import export
+    from .recordings import Recording, read
+    from .runtime import Engine, Result
+
+__all__ = [
+    "AttendriteError",
+    "Bundle",
+    "CalciumBatch",
+    "Capture",
+    "Engine",
+    "Recording",
+    "Result",
+    "SpikeBatch",
+    "__version__",
+    "decode",
+    "export",
+    "read",
+]
+
+_ROOMS = {
+    "AttendriteError": "errors",
+    "Bundle": "bundle",
+    "CalciumBatch": "batches",
+    "Capture": "capture",
+    "Engine": "runtime",
+    "Recording": "recordings",
+    "Result": "runtime",
+    "SpikeBatch": "batches",
+    "decode": "decoding",
+    "export": "exporter",
+    "read": "recordings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use: torch alone takes seconds to import."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_ROOMS[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -13,21 +13,29 @@ from collections.abc import Sequence
 
 from . import __version__, commands, errors
 
+DESCRIPTION = (
+    "Run trained attention models of neural populations, and see what they attend to. "
+    "'attendrite COMMAND --help' says more of each command."
+)
 BAD_INPUT = 2
 INTERRUPTED = 130
 
 
-def parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands."""
-    top = argparse.ArgumentParser(prog="attendrite", description=__import__(__package__).__doc__)
+def names() -> list[str]:
+    """Return the names of all commands."""
+    found = (module.name for module in pkgutil.iter_modules(commands.__path__))
+    return [name for name in found if not name.startswith("_")]
+
+
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser of all commands, or of one: importing them all takes seconds."""
+    top = argparse.ArgumentParser(prog="attendrite", description=DESCRIPTION)
     top.add_argument("--version", action="version", version=f"attendrite {__version__}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in pkgutil.iter_modules(commands.__path__):
-        if module.name.startswith("_"):
-            continue
-        command = importlib.import_module(f"{commands.__name__}.{module.name}")
+    for name in names() if only is None else [only]:
+        command = importlib.import_module(f"{commands.__name__}.{name}")
         sub = subparsers.add_parser(
-            module.name,
+            name,
             help=command.HELP,
             description=command.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -39,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
-    options = parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    wanted = arguments[0] if arguments and arguments[0] in names() else None
+    options = parser(wanted).parse_args(arguments)
     try:
         return int(options.run(options) or 0)
     except (errors.AttendriteError, OSError) as error:

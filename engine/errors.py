@@ -1,7 +1,7 @@
 """Errors for bad input, worded one way: ``<what> must <be>, got <value>; <what to do>``.
 
-The command line turns an :class:`AttendriteError` into exit status 2 and one line on stderr. Kernels
-know arrays only and raise plain ``ValueError`` or ``TypeError`` in the same words.
+The command line turns an :class:`AttendriteError` into exit status 2 and one line on stderr.
+Kernels know arrays only and raise plain ``ValueError`` or ``TypeError`` in the same words.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 class AttendriteError(ValueError):
     """Bad input: the message says what must be, what was found and what to do."""
+
+    def __init__(self, message: str) -> None:
+        # Names in foreign files may hold line ends and terminal codes; a message is one plain line.
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def must(what: str, be: str, got: object, todo: str = "") -> AttendriteError:

@@ -1,7 +1,7 @@
-"""Operations on arrays. Each is a folder: ``__init__.py`` is the contract, ``reference.py`` the truth.
+"""Operations on arrays, a folder each: ``__init__.py`` is the contract, ``reference.py`` the truth.
 
-Every other file of the folder is a backend named after the file; no registry has to be edited. Tests
-and benchmarks enumerate the folders through :func:`operations`.
+Every other file of the folder is a backend named after the file; no registry has to be edited.
+Tests and benchmarks enumerate the folders through :func:`operations`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Shared by all tests: fresh memory holds NaN, Hypothesis is reproducible, GPU tests skip visibly."""
+"""For all tests: fresh memory holds NaN, Hypothesis repeats itself, GPU tests skip visibly."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill every ``np.empty`` and ``torch.empty`` with NaN or a pattern, so an unwritten output fails."""
+    """Fill every ``empty`` array with NaN or a pattern, so that an output nobody wrote fails."""
     np_empty, torch_empty = np.empty, torch.empty
 
     def empty(*args: Any, **kwargs: Any) -> Any:

@@ -1,1 +1,62 @@
-"""Ways to run a family, one file each: ``reference`` is the truth."""
+"""Ways to run a family, one file each: ``reference`` is the truth.
+
+An executor is a module with
+
+* ``PRIORITY: int``, the highest one that does not refuse is chosen by ``auto``;
+* ``refuses(family, device, dtype) -> str | None``, why it cannot (``None``: it can);
+* ``load(model, device, dtype) -> Executor``, which binds all that can be bound before a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .. import errors
+from ..capture import Request
+from ..kernels._operation import Operation
+
+__all__ = ["Captured", "Executor", "choose", "names"]
+
+AUTO = "auto"
+_EXECUTORS = Operation(__name__)
+
+Captured = Mapping[tuple[str, str], Tensor]  # by site and array name
+
+
+class Executor(Protocol):
+    """A model bound to a way of running it."""
+
+    def run(
+        self, inputs: Any, plan: Mapping[str, Mapping[str, Request]]
+    ) -> tuple[Tensor | dict[str, Tensor], Captured]:
+        """Return the prediction and what the plan asked for."""
+
+    @property
+    def choices(self) -> Mapping[str, str]:
+        """What was chosen at load, for a run's ``meta``."""
+
+
+def names() -> list[str]:
+    """Return the names of all executors, whether they can run here or not."""
+    return _EXECUTORS.backends
+
+
+def choose(name: str, *, family: str, device: str, dtype: str) -> tuple[str, ModuleType]:
+    """Return an executor and its name; ``auto`` takes the one of highest priority that can.
+
+    Raises:
+        AttendriteError: Unknown, or it refuses; it is never replaced by another.
+    """
+    errors.choice("executor", name, [AUTO, *names()])
+    wanted = {"family": family, "device": device, "dtype": dtype}
+    if name != AUTO:
+        module = _EXECUTORS.load(name)
+        if reason := module.refuses(**wanted):
+            raise errors.AttendriteError(f"executor {name!r} {reason}")
+        return name, module
+    module = _EXECUTORS.choose(None, **wanted)
+    return module.__name__.rpartition(".")[2], module

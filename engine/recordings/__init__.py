@@ -6,7 +6,7 @@ One class for every file format. A reader is a module of this folder with ``clai
 
 from __future__ import annotations
 
-from ._recording import Intervals, Recording, Series
 from ._read import read
+from ._recording import Intervals, Recording, Series, Spikes
 
-__all__ = ["Intervals", "Recording", "Series", "read"]
+__all__ = ["Intervals", "Recording", "Series", "Spikes", "read"]

@@ -1,0 +1,50 @@
+"""Make a bundle from a checkpoint of torch_brain (POYO, POYO+, Calcium POYO+)."""
+
+from __future__ import annotations
+
+import argparse
+
+from .. import errors, models
+from ..exporter import export, read_training
+
+HELP = "make a bundle from a checkpoint"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``attendrite export``."""
+    parser.add_argument("source", help="Lightning checkpoint, or a saved state_dict")
+    parser.add_argument("-o", "--out", required=True, metavar="BUNDLE", help="folder to make")
+    parser.add_argument(
+        "--family", help=f"one of {', '.join(models.families())}; default: told by the weights"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what the weights do not tell: sequence_length=1.0, latent_step=0.125, task.NAME=ID",
+    )
+    parser.add_argument("--name", help="what to call the model; default: after the folder")
+    parser.add_argument("--training", metavar="FILE.json", help="facts about the training to keep")
+    parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export; return the exit status."""
+    settings = {}
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise errors.must("--set", "read KEY=VALUE", repr(text))
+        settings[key] = value
+    folder = export(
+        options.source,
+        options.out,
+        family=options.family,
+        settings=settings,
+        name=options.name,
+        training=None if options.training is None else read_training(options.training),
+        force=options.force,
+    )
+    print(folder)
+    return 0

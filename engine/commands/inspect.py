@@ -1,0 +1,98 @@
+"""Say what a bundle holds: family, sizes, units, sessions, tasks, sites, training, files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .. import models
+from ..bundle import Bundle
+from ..capture import Site
+
+HELP = "say what a bundle holds"
+SHOWN = 5  # ids listed before "..."
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``attendrite inspect``."""
+    parser.add_argument("bundle", metavar="BUNDLE")
+    parser.add_argument("--json", action="store_true", help="machine-readable, nothing left out")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Inspect and print; return the exit status."""
+    facts = inspect(Bundle.load(options.bundle))
+    print(json.dumps(facts, indent=1, ensure_ascii=False) if options.json else text(facts))
+    return 0
+
+
+def inspect(bundle: Bundle) -> dict[str, Any]:
+    """Gather the facts about a bundle; JSON can hold them.
+
+    Raises:
+        AttendriteError: The weights are not those of the family.
+    """
+    models.check_weights(bundle)
+    manifest, weights = bundle.manifest, bundle.weights
+    model = models.load(manifest.family)(manifest, weights)
+    counts = {name: t.numel() for name, t in weights.items() if name not in model.buffers}
+    return {
+        "name": manifest.name,
+        "family": manifest.family,
+        "config": dict(manifest.config),
+        "parameters": sum(counts.values()),
+        "parameters_without_unit_and_session_tables": sum(
+            count for name, count in counts.items() if name not in model.tables
+        ),
+        "units": list(manifest.units),
+        "sessions": list(manifest.sessions),
+        "tasks": [vars(task) for task in manifest.tasks],
+        "sites": [_site(site) for site in model.sites],
+        "training": dict(manifest.training),
+        "source": dict(manifest.source),
+        "files": dict(manifest.files),
+    }
+
+
+def _site(site: Site) -> dict[str, Any]:
+    return {**vars(site), "statistics": list(site.statistics)}
+
+
+def text(facts: Mapping[str, Any]) -> str:
+    """Lay the facts out for reading."""
+    total, rest = facts["parameters"], facts["parameters_without_unit_and_session_tables"]
+    lines = [
+        f"{facts['name']}: {facts['family']}, {total:,} parameters "
+        f"({rest:,} without unit and session tables)",
+        "",
+        *(f"  {name:<22}{value}{_unit(name)}" for name, value in facts["config"].items()),
+        "",
+        f"units     {_listed(facts['units'])}",
+        f"sessions  {_listed(facts['sessions'])}",
+    ]
+    for task in facts["tasks"]:
+        lines.append(f"task      {task['id']:>3} {task['name']} ({task['dim']}, {task['kind']})")
+    lines += ["", "site          heads  width  keys     statistics"]
+    for site in facts["sites"]:
+        row = f"{site['name']:<14}{site['heads']:>5}  {site['width']:>5}  {site['keys']:<9}"
+        lines.append(row + " ".join(site["statistics"]))
+    lines.append("")
+    for key, value in facts["training"].items():
+        shown = f"{len(value)} units" if key == "rates_hz" else json.dumps(value)
+        lines.append(f"training  {key}: {shown}")
+    if not facts["training"]:
+        lines.append("training  nothing known")
+    for name, fact in facts["files"].items():
+        lines.append(f"file      {name}  {fact['bytes']:,} bytes  sha256 {fact['sha256']}")
+    return "\n".join(lines)
+
+
+def _unit(name: str) -> str:
+    return " s" if name in ("sequence_length", "latent_step") else ""
+
+
+def _listed(ids: list[str]) -> str:
+    more = ", ..." if len(ids) > SHOWN else ""
+    return f"{len(ids)}: {', '.join(ids[:SHOWN])}{more}"

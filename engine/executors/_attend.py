@@ -1,0 +1,129 @@
+"""The forward pass of a family with ``kernels.attention`` as its attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..capture import AXES, Request
+from ..kernels.attention import OPERATION, attention, request
+from ..models import Family
+from ..models._site import Keys, Queries
+
+SPIKE = 0
+NO_UNIT = -1  # unit of a key that counts for none
+NO_KEY = -1
+
+
+class ForwardExecutor:
+    """A model whose forward pass is run by torch.
+
+    Args:
+        model: A family with its weights.
+        device: Device of the weights.
+        dtype: Of the weights.
+        backend: Backend of the attention; ``None`` takes the best one for each set of statistics,
+            chosen once.
+    """
+
+    def __init__(
+        self, model: Family, device: torch.device, dtype: torch.dtype, backend: str | None
+    ) -> None:
+        self.model = model
+
+        @cache
+        def chosen(width: int, statistics: frozenset[str], grad: bool) -> str:
+            kind = request(device.type, dtype, width, width, statistics, grad=grad)
+            return OPERATION.choose(backend, **kind).__name__.rpartition(".")[2]
+
+        self._chosen = chosen
+        plain: frozenset[str] = frozenset()
+        self.choices = {"attention": chosen(model.sites[0].width, plain, False)}
+
+    def run(
+        self, inputs: Any, plan: Mapping[str, Mapping[str, Request]]
+    ) -> tuple[Tensor | dict[str, Tensor], dict[tuple[str, str], Tensor]]:
+        """Return the prediction and what the plan asked for; differentiable."""
+        captured: dict[tuple[str, str], Tensor] = {}
+
+        def attend(
+            site: str,
+            q: Tensor,
+            k: Tensor,
+            v: Tensor,
+            *,
+            keys: Keys,
+            queries: Queries,
+            restore: Callable[[Tensor], Tensor],
+            project: Callable[[Tensor], Tensor],
+        ) -> Tensor:
+            wanted = plan.get(site, {})
+            found: dict[str, Tensor] = {}
+            for tokens, statistics in _passes(wanted):
+                out, values = self._attend(q, k, v, keys, queries, tokens, statistics, wanted)
+                found |= values
+            if "partials" in wanted:
+                parts = found["partials.output"].unbind(3)
+                found["partials.output"] = torch.stack([restore(part) for part in parts], 3)
+            out = restore(out)
+            if "head_output" in wanted:
+                found["head_output"] = project(out)
+            for name, value in found.items():
+                captured[site, name] = _existing(name, value, queries.exist)
+            return out
+
+        return self.model.forward(inputs, attend), captured
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        keys: Keys,
+        queries: Queries,
+        tokens: str,
+        statistics: frozenset[str],
+        wanted: Mapping[str, Request],
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        units = keys.units
+        if units is not None and keys.types is not None and tokens == "spikes":
+            units = units.masked_fill(keys.types != SPIKE, NO_UNIT)
+        grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+        result = attention(
+            q,
+            k,
+            v,
+            statistics=statistics,
+            lengths=keys.lengths,
+            units=units,
+            n_units=keys.n_units,
+            query_weights=None if queries.exist is None else queries.exist.to(q.dtype),
+            query_times=queries.times,
+            key_times=keys.times,
+            top_k=wanted["top_k"].k if "top_k" in wanted else 0,
+            backend=self._chosen(q.shape[3], statistics, grad),
+        )
+        return result.output, result.statistics
+
+
+def _passes(wanted: Mapping[str, Request]) -> list[tuple[str, frozenset[str]]]:
+    """Group statistics by the tokens that count: one call each, nearly always one in all."""
+    groups: dict[str, set[str]] = {}
+    for name, one in wanted.items():
+        if name != "head_output":
+            groups.setdefault(one.tokens, set()).add(name)
+    return [(tokens, frozenset(names)) for tokens, names in groups.items()] or [
+        ("all", frozenset())
+    ]
+
+
+def _existing(name: str, value: Tensor, exist: Tensor | None) -> Tensor:
+    """Clear what belongs to queries that do not exist."""
+    if exist is None or "query" not in AXES[name]:
+        return value
+    missing = ~exist.reshape(len(exist), 1, -1, *[1] * (value.ndim - 3))
+    return value.masked_fill(missing, NO_KEY if name == "top_k.key" else 0)

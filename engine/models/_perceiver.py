@@ -1,0 +1,458 @@
+"""The layers that POYO, POYO+ and Calcium POYO+ share: a rotary Perceiver.
+
+Tokens are compressed into latents (encoder), latents see each other (processor), queries see
+latents (decoder). Sources: Azabou et al. 2023 (arXiv:2310.16046) and 2025 (POYO+), the code of
+torch_brain 0.1 and 0.2; Jaegle et al. 2021 (arXiv:2107.14795); rotary embedding: Su et al. 2021
+(arXiv:2104.09864). Names of weights are those of torch_brain's state_dict.
+
+Time enters by rotation only. Angles reach 6e4 rad, so they are float64 until after cos and sin:
+float32 times change POYO's output by 1e-3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import errors
+from ..batches import NO_TASK, Batch, SpikeBatch, rows, task_rows
+from ..bundle import Manifest
+from ..capture import Site
+from ._site import Attend, Inputs, Keys, Queries, Shapes
+
+EPS = 1e-5
+TOKEN_TYPES = 4  # spike, START, END, and one that is never used
+MOST_STEPS = 1 << 16
+NEEDS = {"sequence_length": "1.0", "latent_step": "0.125"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a model.
+
+    Attributes:
+        sequence_length: Length of a window, seconds.
+        latent_step: Time between latents, seconds.
+        num_latents_per_step: Latents at each of those times.
+        dim: Width of tokens, latents and queries.
+        dim_head: Width of a head.
+        depth: Processor layers.
+        cross_heads: Heads of encoder and decoder.
+        self_heads: Heads of the processor.
+    """
+
+    sequence_length: float
+    latent_step: float
+    num_latents_per_step: int
+    dim: int
+    dim_head: int
+    depth: int
+    cross_heads: int
+    self_heads: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Config:
+        """Read and check the configuration of a manifest.
+
+        Raises:
+            AttendriteError: A size is missing or impossible.
+        """
+        values: dict[str, Any] = {}
+        for name, field in cls.__dataclass_fields__.items():
+            value: Any = manifest.config.get(name)
+            values[name] = value
+            if field.type == "float":
+                fits = type(value) in (int, float) and math.isfinite(value) and value > 0
+                be = "be a number of seconds > 0"
+            else:
+                low = 0 if name == "depth" else 1
+                fits, be = type(value) is int and value >= low, f"be an integer >= {low}"
+            if not fits:
+                raise errors.must(f"config {name!r}", be, repr(value))
+        steps = values["sequence_length"] / values["latent_step"]
+        if not 1 <= steps <= MOST_STEPS:
+            be = f"divide sequence_length into 1..{MOST_STEPS} steps"
+            raise errors.must("config 'latent_step'", be, f"{steps:g} steps")
+        return cls(**values)
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """The attention layers, in the order in which they run."""
+        return (
+            Site("encoder", self.cross_heads, self.dim_head, "tokens"),
+            *(
+                Site(f"processor.{i}", self.self_heads, self.dim_head, "latents")
+                for i in range(self.depth)
+            ),
+            Site("decoder", self.cross_heads, self.dim_head, "latents"),
+        )
+
+    @cached_property
+    def latent_times(self) -> NDArray[np.float64]:
+        """Time of each latent, ``[L]``, time-major: all latents of the first step come first."""
+        steps = np.arange(0, self.sequence_length, self.latent_step) + self.latent_step / 2
+        return np.repeat(steps, self.num_latents_per_step)
+
+
+def sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Infer the configuration from the shapes of the weights, all but the two durations.
+
+    Raises:
+        AttendriteError: A tensor is missing, or sizes do not divide.
+    """
+    latents = table_length(weights, "latent_emb.weight")
+    dim = weights["latent_emb.weight"].shape[1]
+    dim_head = 2 * table_length(weights, "rotary_emb.omega")
+    layers = {int(n.split(".")[1]) for n in weights if n.startswith("proc_layers.")}
+    if layers != set(range(len(layers))):
+        raise errors.must("processor layers", "be numbered from 0", sorted(layers))
+    inner = {"cross_heads": table_length(weights, "enc_atn.to_q.weight")}
+    qkv = weights.get("proc_layers.0.0.to_qkv.weight")
+    inner["self_heads"] = dim_head if qkv is None else len(qkv) // 3
+    for name, width in inner.items():
+        if width % dim_head or not width:
+            raise errors.must(f"inner width of {name}", f"be a multiple of {dim_head}", width)
+    return {
+        "num_latents_per_step": latents,
+        "dim": dim,
+        "dim_head": dim_head,
+        "depth": len(layers),
+        **{name: width // dim_head for name, width in inner.items()},
+    }
+
+
+def table_length(weights: Mapping[str, Tensor], name: str) -> int:
+    """Return the number of rows of a tensor.
+
+    Raises:
+        AttendriteError: There is no such tensor, or it has no rows.
+    """
+    if name not in weights or weights[name].ndim == 0 or len(weights[name]) == 0:
+        got = list(weights[name].shape) if name in weights else "none of that name"
+        raise errors.must("weights", f"hold rows of {name!r}", got)
+    return len(weights[name])
+
+
+def shapes(config: Config) -> Shapes:
+    """Return the shapes of the weights that the three families share."""
+    dim, cross, own = (
+        config.dim,
+        *(h * config.dim_head for h in (config.cross_heads, config.self_heads)),
+    )
+    out: Shapes = {
+        "token_type_emb.weight": (TOKEN_TYPES, dim),
+        "latent_emb.weight": (config.num_latents_per_step, dim),
+        "rotary_emb.omega": (config.dim_head // 2,),
+    }
+    for name in ("enc_atn", "dec_atn"):
+        out |= _norm_shapes(f"{name}.norm", dim) | _norm_shapes(f"{name}.norm_context", dim)
+        out |= {f"{name}.to_q.weight": (cross, dim), f"{name}.to_kv.weight": (2 * cross, dim)}
+        out |= {f"{name}.to_out.weight": (dim, cross), f"{name}.to_out.bias": (dim,)}
+    for name in (f"proc_layers.{i}.0" for i in range(config.depth)):
+        out |= _norm_shapes(f"{name}.norm", dim)
+        out |= {f"{name}.to_qkv.weight": (3 * own, dim)}
+        out |= {f"{name}.to_out.weight": (dim, own), f"{name}.to_out.bias": (dim,)}
+    for name in ("enc_ffn", "dec_ffn", *(f"proc_layers.{i}.1" for i in range(config.depth))):
+        out |= _norm_shapes(f"{name}.0", dim)
+        out |= {f"{name}.1.net.0.weight": (8 * dim, dim), f"{name}.1.net.0.bias": (8 * dim,)}
+        out |= {f"{name}.1.net.3.weight": (dim, 4 * dim), f"{name}.1.net.3.bias": (dim,)}
+    return out
+
+
+def _norm_shapes(name: str, dim: int) -> Shapes:
+    return {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
+
+
+class Phase(NamedTuple):
+    """Cosine and sine of the rotation at each time, ``[B, N, F]``, dtype of the model."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def back(self) -> Phase:
+        """Return the opposite rotation."""
+        return Phase(self.cos, -self.sin)
+
+
+def rotate(x: Tensor, phase: Phase) -> Tensor:
+    """Rotate the pairs (2i, 2i+1) of the first ``2F`` features of ``[B, H, N, D]``."""
+    turning = 2 * phase.cos.shape[-1]
+    cos, sin = phase.cos[:, None], phase.sin[:, None]
+    even, odd = x[..., 0:turning:2], x[..., 1:turning:2]
+    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
+    return torch.cat((turned, x[..., turning:]), -1)
+
+
+@dataclass(frozen=True)
+class Perceiver:
+    """The layers, bound to weights.
+
+    Attributes:
+        config: Sizes.
+        weights: By name, all on one device and of one floating dtype.
+        omega: Angular velocity of each pair of features that turns, ``[F]``, float64, rad/s.
+    """
+
+    config: Config
+    weights: Mapping[str, Tensor]
+    omega: Tensor
+
+    @classmethod
+    def bind(cls, manifest: Manifest, weights: Mapping[str, Tensor]) -> Perceiver:
+        """Take the weights of a model; see the attributes."""
+        omega = weights["rotary_emb.omega"].double()
+        turning = omega.nonzero()  # the other half of a head does not turn
+        count = int(turning.max()) + 1 if len(turning) else 0
+        return cls(Config.of(manifest), weights, omega[:count])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights["latent_emb.weight"].device
+
+    @cached_property
+    def latent_times(self) -> Tensor:
+        """Time of each latent, ``[1, L]``, float64, seconds."""
+        return torch.from_numpy(self.config.latent_times).to(self.device)[None]
+
+    def phase(self, times: Tensor) -> Phase:
+        """Return the rotation at times ``[B, N]``, float64, seconds."""
+        angle = times[..., None] * self.omega
+        dtype = self.weights["latent_emb.weight"].dtype
+        return Phase(angle.cos().to(dtype), angle.sin().to(dtype))
+
+    def __call__(
+        self, tokens: Tensor, keys: Keys, asked: Tensor, queries: Queries, attend: Attend
+    ) -> Tensor:
+        """Run encoder, processor and decoder.
+
+        Args:
+            tokens: Embedded inputs, ``[B, K, dim]``.
+            keys: What they are.
+            asked: Embedded queries, ``[B, Q, dim]``.
+            queries: What they are.
+            attend: The attention.
+
+        Returns:
+            The decoded queries before the read-out, ``[B, Q, dim]``.
+        """
+        size = len(tokens)
+        times = self.latent_times.expand(size, -1)
+        phase = Phase(*(x.expand(size, -1, -1) for x in self.phase(self.latent_times)))
+        latents = self.latents().expand(size, -1, -1)
+        latent_keys, latent_queries = Keys(times), Queries(times)
+
+        key_phase = self.phase(keys.times)
+        latents = latents + self.cross_attention(
+            "enc_atn", "encoder", latents, tokens, (phase, key_phase), keys, latent_queries, attend
+        )
+        latents = latents + self.feed_forward("enc_ffn", latents)
+        for i in range(self.config.depth):
+            latents = latents + self.self_attention(
+                f"proc_layers.{i}.0", f"processor.{i}", latents, phase, latent_keys, attend
+            )
+            latents = latents + self.feed_forward(f"proc_layers.{i}.1", latents)
+        query_phase = self.phase(queries.times)
+        asked = asked + self.cross_attention(
+            "dec_atn", "decoder", asked, latents, (query_phase, phase), latent_keys, queries, attend
+        )
+        return asked + self.feed_forward("dec_ffn", asked)
+
+    def latents(self) -> Tensor:
+        """Return the latents at rest, ``[1, L, dim]``."""
+        steps = self.latent_times.shape[1] // self.config.num_latents_per_step
+        return self.weights["latent_emb.weight"].repeat(steps, 1)[None]
+
+    def cross_attention(
+        self,
+        name: str,
+        site: str,
+        x: Tensor,
+        context: Tensor,
+        phases: tuple[Phase, Phase],
+        keys: Keys,
+        queries: Queries,
+        attend: Attend,
+    ) -> Tensor:
+        """Return what ``x [B, Q, dim]`` takes from ``context [B, K, dim]``, ``[B, Q, dim]``.
+
+        ``phases`` are those of ``x`` and of the context. Values turn with their time in the
+        encoder, not in the decoder.
+        """
+        q = F.linear(self.norm(f"{name}.norm", x), self.weights[f"{name}.to_q.weight"])
+        kv = F.linear(
+            self.norm(f"{name}.norm_context", context), self.weights[f"{name}.to_kv.weight"]
+        )
+        k, v = kv.chunk(2, -1)
+        turns = site != "decoder"
+        heads = self.config.cross_heads
+        return self._attention(name, site, heads, (q, k, v), phases, turns, keys, queries, attend)
+
+    def self_attention(
+        self, name: str, site: str, x: Tensor, phase: Phase, keys: Keys, attend: Attend
+    ) -> Tensor:
+        """Return what latents ``[B, L, dim]`` take from each other, ``[B, L, dim]``."""
+        qkv = F.linear(self.norm(f"{name}.norm", x), self.weights[f"{name}.to_qkv.weight"])
+        q, k, v = qkv.chunk(3, -1)
+        queries, phases = Queries(keys.times), (phase, phase)
+        heads = self.config.self_heads
+        return self._attention(name, site, heads, (q, k, v), phases, True, keys, queries, attend)
+
+    def _attention(
+        self,
+        name: str,
+        site: str,
+        heads: int,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        phases: tuple[Phase, Phase],
+        turns: bool,
+        keys: Keys,
+        queries: Queries,
+        attend: Attend,
+    ) -> Tensor:
+        width = self.config.dim_head
+        q, k, v = (x.view(*x.shape[:2], heads, width).transpose(1, 2) for x in qkv)  # [B, H, N, D]
+        query_phase, key_phase = phases
+        weight, bias = (self.weights[f"{name}.to_out.{part}"] for part in ("weight", "bias"))
+
+        def restore(out: Tensor) -> Tensor:
+            return rotate(out, query_phase.back()) if turns else out
+
+        def project(out: Tensor) -> Tensor:
+            return torch.einsum("bhqd,ohd->bhqo", out, weight.view(len(weight), heads, width))
+
+        out = attend(
+            site,
+            rotate(q, query_phase),
+            rotate(k, key_phase),
+            rotate(v, key_phase) if turns else v,
+            keys=keys,
+            queries=queries,
+            restore=restore,
+            project=project,
+        )
+        return F.linear(out.transpose(1, 2).flatten(2), weight, bias)
+
+    def feed_forward(self, name: str, x: Tensor) -> Tensor:
+        """Return the gated feed-forward part (GEGLU: Shazeer 2020, arXiv:2002.05202)."""
+        w = self.weights
+        hidden = F.linear(
+            self.norm(f"{name}.0", x), w[f"{name}.1.net.0.weight"], w[f"{name}.1.net.0.bias"]
+        )
+        value, gate = hidden.chunk(2, -1)
+        return F.linear(
+            value * F.gelu(gate), w[f"{name}.1.net.3.weight"], w[f"{name}.1.net.3.bias"]
+        )
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        """Normalise the features of ``x [..., dim]``."""
+        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        return F.layer_norm(x, (x.shape[-1],), weight, bias, EPS)
+
+    def embed(self, table: str, rows: Tensor) -> Tensor:
+        """Look rows up in an embedding table."""
+        return F.embedding(rows, self.weights[f"{table}.weight"])
+
+
+@dataclass(frozen=True)
+class PerceiverInputs(Inputs):
+    """Tensors of a batch.
+
+    Attributes:
+        unit_rows: Row of each token in the unit table, ``[B, K]``, int64; 0 on padding.
+        session_rows: Row of each query in the session table, ``[B, Q]``, int64; 0: no query.
+        task_rows: Row of each query in the task table, likewise; ``None`` for one read-out.
+        values: dF/F of each token, ``[B, K]``, dtype of the model; ``None`` for spikes.
+    """
+
+    unit_rows: Tensor
+    session_rows: Tensor
+    task_rows: Tensor | None = None
+    values: Tensor | None = None
+
+
+class PerceiverModel:
+    """What models of this architecture have in common; see :class:`attendrite.models.Family`."""
+
+    tables = ("unit_emb.weight", "session_emb.weight")
+    buffers = ("rotary_emb.omega",)
+
+    def __init__(self, manifest: Manifest, weights: Mapping[str, Tensor]) -> None:
+        self.manifest = manifest
+        self.layers = Perceiver.bind(manifest, weights)
+        self.sites = self.layers.config.sites
+
+    @classmethod
+    def sizes(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Infer the configuration, all but the two durations."""
+        return sizes(weights)
+
+    @classmethod
+    def needs(cls) -> Mapping[str, str]:
+        """Name the two durations, with examples."""
+        return NEEDS
+
+    @classmethod
+    def shapes(cls, manifest: Manifest, weights: Mapping[str, Tensor]) -> Shapes:
+        """Return the shape that every tensor must have; tables are as long as they are.
+
+        Raises:
+            AttendriteError: No table, or a vocabulary points beyond it.
+        """
+        config = Config.of(manifest)
+        out = shapes(config)
+        for what, vocabulary in (("unit", manifest.units), ("session", manifest.sessions)):
+            size = table_length(weights, f"{what}_emb.weight")
+            out[f"{what}_emb.weight"] = (size, config.dim)
+            for name, row in vocabulary.items():
+                if row >= size:
+                    raise errors.must(f"row of {what} {name!r}", f"be below {size}", row)
+        return out
+
+    def tensor(self, array: NDArray[Any]) -> Tensor:
+        """Copy an array to the model's device."""
+        return torch.from_numpy(np.array(array, order="C")).to(self.layers.device)
+
+    def spikes(self, batch: SpikeBatch) -> PerceiverInputs:
+        """Turn a checked batch of spikes into tensors, tokens in the order of its ``tokens``."""
+        tokens = batch.tokens(self.layers.config.sequence_length)
+        units = tokens.unit.astype(np.int64)
+        table = rows("unit", batch.unit_ids, self.manifest.units)
+        exists = np.arange(units.shape[1]) < tokens.lengths[:, None]
+        keys = Keys(
+            times=self.tensor(tokens.time),
+            lengths=self.tensor(tokens.lengths),
+            units=self.tensor(units),
+            types=self.tensor(tokens.type.astype(np.int64)),
+            n_units=len(table),
+        )
+        unit_rows = self.tensor(np.where(exists, table[units], 0))
+        return PerceiverInputs(keys, self.queries(batch), unit_rows, *self.query_rows(batch))
+
+    def embedded_spikes(self, inputs: PerceiverInputs) -> Tensor:
+        """Embed tokens of spikes, ``[B, K, dim]``: whose, and of what type."""
+        types = inputs.keys.types
+        tokens = self.layers.embed("unit_emb", inputs.unit_rows)
+        return tokens if types is None else tokens + self.layers.embed("token_type_emb", types)
+
+    def queries(self, batch: Batch) -> Queries:
+        """Return the queries of a batch; where its task is "" there is none."""
+        exist = None if batch.query_task is None else self.tensor(batch.query_task != NO_TASK)
+        return Queries(self.tensor(batch.query_times), exist)
+
+    def query_rows(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the rows of each query in the session table and, with tasks, in the task table."""
+        sessions = rows("session", batch.session, self.manifest.sessions)[:, None]
+        if batch.query_task is None:
+            return self.tensor(np.broadcast_to(sessions, batch.query_times.shape)), None
+        tasks = task_rows(batch, self.manifest.tasks)
+        return self.tensor(np.where(tasks > 0, sessions, 0)), self.tensor(tasks)

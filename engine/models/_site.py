@@ -1,0 +1,90 @@
+"""What a forward pass tells its attention: the keys and queries of a site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from torch import Tensor
+
+Shapes: TypeAlias = dict[str, tuple[int, ...]]  # of weights, by name
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of a site.
+
+    Attributes:
+        times: ``[B, K]``, float64, seconds from the start of the window.
+        lengths: Keys of each window, ``[B]``, int64; the rest is padding. ``None``: all exist.
+        units: Unit of each key, ``[B, K]``, int64; ``None`` where keys are latents.
+        types: 0 spike or frame, 1 START, 2 END, ``[B, K]``, int64; ``None`` likewise.
+        n_units: Number of units.
+    """
+
+    times: Tensor
+    lengths: Tensor | None = None
+    units: Tensor | None = None
+    types: Tensor | None = None
+    n_units: int = 0
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The queries of a site.
+
+    Attributes:
+        times: ``[B, Q]``, float64, seconds from the start of the window.
+        exist: ``[B, Q]``, bool: where False there is no query, and it counts for nothing; ``None``:
+            all exist.
+    """
+
+    times: Tensor
+    exist: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every family's input tensors hold.
+
+    Attributes:
+        keys: Of the site whose keys are tokens.
+        queries: Those that are decoded.
+    """
+
+    keys: Keys
+    queries: Queries
+
+
+class Attend(Protocol):
+    """Attention as an argument of the forward pass.
+
+    Args:
+        site: Name of the layer.
+        q: ``[B, H, Q, D]``.
+        k: ``[B, H, K, D]``.
+        v: ``[B, H, K, D]``.
+        keys: What the keys are.
+        queries: What the queries are.
+        restore: Linear map of values from the frame of ``v`` to that of the layer, ``[B, H, Q, D]``
+            to the same (the back rotation); applied to the output and to partial outputs.
+        project: From a restored output to each head's contribution to the layer,
+            ``[B, H, Q, D]`` to ``[B, H, Q, dim]``.
+
+    Returns:
+        The restored output, ``[B, H, Q, D]``.
+    """
+
+    def __call__(
+        self,
+        site: str,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        keys: Keys,
+        queries: Queries,
+        restore: Callable[[Tensor], Tensor],
+        project: Callable[[Tensor], Tensor],
+    ) -> Tensor: ...

@@ -1,0 +1,62 @@
+"""POYO: the spikes of a population to one output per query.
+
+Source: Azabou et al. 2023, "A unified, scalable framework for neural population decoding"
+(arXiv:2310.16046), as in torch_brain 0.1 and 0.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..batches import SpikeBatch
+from ..bundle import Manifest, Task
+from ._perceiver import PerceiverInputs, PerceiverModel, table_length
+from ._site import Attend, Shapes
+
+
+class Model(PerceiverModel):
+    """POYO with its weights; see :class:`attendrite.models.Family`."""
+
+    batch = SpikeBatch
+
+    @classmethod
+    def claims(cls, names: Collection[str]) -> bool:
+        """Say whether weights of these names are a POYO."""
+        return {"enc_atn.to_q.weight", "readout.weight"} <= set(names)
+
+    @classmethod
+    def sizes(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Infer the configuration, all but the two durations."""
+        return super().sizes(weights) | {"dim_out": table_length(weights, "readout.weight")}
+
+    @classmethod
+    def tasks(cls, weights: Mapping[str, Tensor], given: Mapping[str, str]) -> tuple[Task, ...]:
+        """There is one read-out and no task."""
+        del weights, given
+        return ()
+
+    @classmethod
+    def shapes(cls, manifest: Manifest, weights: Mapping[str, Tensor]) -> Shapes:
+        """Return the shape that every tensor must have; tables are as long as they are."""
+        dim, dim_out = (
+            weights["latent_emb.weight"].shape[1],
+            table_length(weights, "readout.weight"),
+        )
+        readout = {"readout.weight": (dim_out, dim), "readout.bias": (dim_out,)}
+        return super().shapes(manifest, weights) | readout
+
+    def inputs(self, batch: SpikeBatch) -> PerceiverInputs:
+        """Turn a checked batch into tensors."""
+        return self.spikes(batch)
+
+    def forward(self, inputs: PerceiverInputs, attend: Attend) -> Tensor:
+        """Return the prediction, ``[B, Q, dim_out]``."""
+        layers, weights = self.layers, self.layers.weights
+        tokens = self.embedded_spikes(inputs)
+        asked = layers.embed("session_emb", inputs.session_rows)
+        decoded = layers(tokens, inputs.keys, asked, inputs.queries, attend)
+        return F.linear(decoded, weights["readout.weight"], weights["readout.bias"])

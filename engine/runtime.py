@@ -1,0 +1,251 @@
+"""The engine: a loaded bundle on a device, which turns batches into predictions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import errors, executors, models
+from ._version import __version__
+from .batches import NO_TASK, Batch
+from .bundle import Bundle, Manifest
+from .capture import AttentionRecord, Capture, Request, Site, TokenTable, concatenate
+from .executors import Captured
+from .models import Inputs
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+Prediction = NDArray[np.floating[Any]] | dict[str, NDArray[np.floating[Any]]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives.
+
+    Attributes:
+        prediction: ``[B, Q, d]``, dtype of the engine; for models with tasks, by task ``[n, d]``,
+            window by window, then in the order of queries.
+        attention: What was captured; ``None`` if nothing was asked.
+        prediction_index: By task, window and query of each row, ``[n, 2]``, int64; else empty.
+        meta: Executor, device, dtype, threads, versions, seconds, choices made; JSON can hold it.
+    """
+
+    prediction: Prediction
+    attention: AttentionRecord | None
+    prediction_index: Mapping[str, NDArray[np.int64]]
+    meta: Mapping[str, Any]
+
+
+class Engine:
+    """A loaded bundle on a device.
+
+    Args:
+        bundle: A folder, or a bundle in memory.
+        executor: Way to run it, ``"auto"`` or a module of ``attendrite.executors``; chosen here,
+            once.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        dtype: ``"float32"`` or ``"float64"``; times and phases are float64 in both.
+        threads: Threads of a run on the CPU; ``None``: as many as torch is set to use.
+
+    Raises:
+        AttendriteError: The bundle is not sound, or the executor, device or dtype not to be had.
+
+    Example:
+        >>> engine = Engine("linear_track")
+        >>> result = engine.run(batch, capture=Capture({"encoder": "per_unit"}))
+        >>> result.attention["encoder", "per_unit"].shape
+        (3, 2, 24)
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | Bundle,
+        executor: str = "auto",
+        device: str = "cpu",
+        dtype: str = "float32",
+        threads: int | None = None,
+    ) -> None:
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+        errors.choice("dtype", dtype, DTYPES)
+        if threads is not None and threads < 1:
+            raise errors.must("threads", "be at least 1", threads)
+        where = _device(device)
+        self.manifest: Manifest = bundle.manifest
+        self.device, self.dtype, self.threads = device, dtype, threads
+        family = models.load(self.family)
+        models.check_weights(bundle)
+        self.executor, module = executors.choose(
+            executor, family=self.family, device=where.type, dtype=dtype
+        )
+        weights = {
+            name: t.to(where, torch.float64 if name in family.buffers else DTYPES[dtype])
+            for name, t in bundle.weights.items()
+        }
+        self.model = family(self.manifest, weights)
+        self._executor = module.load(self.model, where, DTYPES[dtype])
+
+    @property
+    def family(self) -> str:
+        """Model family."""
+        return self.manifest.family
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The attention layers, in the order in which they run."""
+        return self.model.sites
+
+    def run(
+        self, batch: Batch, capture: Capture | None = None, *, batch_size: int | None = None
+    ) -> Result:
+        """Run windows through the model.
+
+        Args:
+            batch: Windows of the kind that the family takes; not modified.
+            capture: What to return of the attention; only that is computed.
+            batch_size: Windows at a time, to bound memory; ``None``: all at once. The prediction
+                does not depend on it beyond rounding.
+
+        Raises:
+            AttendriteError: The batch is of another kind or does not fit the model, or the capture
+                asks what a site cannot give.
+        """
+        start = time.perf_counter()
+        if not isinstance(batch, self.model.batch):
+            kind, got = self.model.batch.__name__, type(batch).__name__
+            raise errors.must(f"input of a {self.family} model", f"be a {kind}", got)
+        if batch_size is not None and batch_size < 1:
+            raise errors.must("batch_size", "be at least 1", batch_size)
+        plan = (capture or Capture({})).plan(self.sites)
+        batch.check(self.manifest)
+        size = max(1, len(batch)) if batch_size is None else batch_size
+        parts = [
+            self._run(batch.part(at, min(at + size, len(batch))), plan)
+            for at in range(0, max(1, len(batch)), size)
+        ]
+        predictions = [prediction for prediction, _ in parts]
+        return Result(
+            _joined(predictions),
+            concatenate([record for _, record in parts]) if plan else None,
+            _index(batch, self.manifest),
+            self._meta(plan, time.perf_counter() - start),
+        )
+
+    def _run(
+        self, batch: Batch, plan: Mapping[str, Mapping[str, Request]]
+    ) -> tuple[Prediction, AttentionRecord]:
+        with torch.inference_mode(), torch_threads(self.threads):
+            inputs = self.model.inputs(batch)
+            prediction, captured = self._executor.run(inputs, plan)
+        out: Prediction
+        if isinstance(prediction, Tensor):
+            out = prediction.cpu().numpy()
+        else:
+            out = {task: values.cpu().numpy() for task, values in prediction.items()}
+        return out, self._record(batch, inputs, captured, plan)
+
+    def _record(
+        self,
+        batch: Batch,
+        inputs: Inputs,
+        captured: Captured,
+        plan: Mapping[str, Mapping[str, Request]],
+    ) -> AttentionRecord:
+        tokens = {
+            s.name: _table(inputs) for s in self.sites if s.keys == "tokens" and s.name in plan
+        }
+        values = {key: value.cpu().numpy() for key, value in captured.items()}
+        return AttentionRecord(values, tokens, tuple(batch.unit_ids.tolist()), plan)
+
+    def _meta(self, plan: Mapping[str, Mapping[str, Request]], seconds: float) -> dict[str, Any]:
+        where = _device(self.device)
+        name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
+        return {
+            "family": self.family,
+            "model": self.manifest.name,
+            "executor": self.executor,
+            "device": self.device,
+            "device_name": name,
+            "dtype": self.dtype,
+            "threads": self.threads or torch.get_num_threads(),
+            "versions": {
+                "attendrite": __version__,
+                "torch": str(torch.__version__),
+                "numpy": np.__version__,
+            },
+            "seconds": seconds,
+            "choices": {
+                **self._executor.choices,
+                "capture": [f"{site}:{r}" for site, found in plan.items() for r in found.values()],
+                "sums": "over queries, not means",
+                "times": "float64",
+            },
+        }
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use this many threads inside, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    if threads is None or threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise errors.must("device", "be cpu, cuda or cuda:N", repr(name))
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        n = torch.cuda.device_count()
+        raise errors.must("device", "be there", f"{name!r} with {n} CUDA devices", "use cpu")
+    return device
+
+
+def _table(inputs: Inputs) -> TokenTable:
+    keys = inputs.keys
+    assert keys.units is not None
+    assert keys.types is not None
+    assert keys.lengths is not None
+    return TokenTable(
+        keys.units.cpu().numpy().astype(np.int32),
+        keys.types.cpu().numpy().astype(np.int8),
+        keys.times.cpu().numpy(),
+        keys.lengths.cpu().numpy(),
+    )
+
+
+def _joined(parts: list[Prediction]) -> Prediction:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
+    by_task = [part for part in parts if isinstance(part, dict)]
+    tasks = dict.fromkeys(task for part in by_task for task in part)
+    return {task: np.concatenate([p[task] for p in by_task if task in p]) for task in tasks}
+
+
+def _index(batch: Batch, manifest: Manifest) -> dict[str, NDArray[np.int64]]:
+    """Return window and query of each row of a task's prediction."""
+    if batch.query_task is None:
+        return {}
+    asked = set(np.unique(batch.query_task)) - {NO_TASK}
+    return {
+        task.name: np.argwhere(batch.query_task == task.name).astype(np.int64)
+        for task in manifest.tasks
+        if task.name in asked
+    }

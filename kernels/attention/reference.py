@@ -1,0 +1,104 @@
+"""The truth: every statistic from the full weights, in the dtype of the inputs, differentiable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import Attention
+
+PRIORITY = 0
+INF = float("inf")
+
+
+def refuses(**request: Any) -> None:
+    """Refuse nothing."""
+    del request
+
+
+def run(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    statistics: frozenset[str],
+    lengths: Tensor | None,
+    units: Tensor | None,
+    n_units: int,
+    query_weights: Tensor | None,
+    query_times: Tensor | None,
+    key_times: Tensor | None,
+    top_k: int,
+    scale: float,
+    threads: int,
+) -> Attention:
+    """See :func:`attendrite.kernels.attention.attention`."""
+    del threads
+    dtype = q.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        q, k, v = q.float(), k.float(), v.float()
+    exists, k, v = without_padding(k, v, lengths)
+    scores = (q @ k.transpose(2, 3) * scale).masked_fill(~exists, -INF)  # [B, H, Q, K]
+    weights, lse = softmax(scores)
+
+    found: dict[str, Tensor] = {"weights": weights, "lse": lse}
+    if "per_key" in statistics:
+        weighted = weights if query_weights is None else weights * query_weights[..., None]
+        found["per_key"] = weighted.sum(2)
+    if "entropy" in statistics:
+        found["entropy"] = -(weights * torch.where(weights > 0, weights, 1).log()).sum(3)
+    if "lag" in statistics and query_times is not None and key_times is not None:
+        lag = query_times[:, None, :, None] - key_times[:, None, None, :]
+        found["lag"] = (weights * lag.masked_fill(~exists, 0).to(weights.dtype)).sum(3)
+    if "top_k" in statistics:
+        found["top_k.weight"], found["top_k.key"] = largest(weights, exists, top_k)
+    if units is not None and statistics & {"per_unit", "per_query_unit"}:
+        slot = units.masked_fill(units < 0, n_units)[:, None, None].expand(weights.shape)
+        sums = weights.new_zeros(*weights.shape[:3], n_units + 1).scatter_add(3, slot, weights)
+        found["per_query_unit"] = sums = sums[..., :n_units]
+        weighted = sums if query_weights is None else sums * query_weights[..., None]
+        found["per_unit"] = weighted.sum(2)
+    if units is not None and "partials" in statistics:
+        shape = (*weights.shape[:3], n_units)
+        found["partials.lse"] = lse.new_full(shape, -INF)
+        found["partials.output"] = v.new_zeros(*shape, v.shape[3])
+        for u in range(n_units):
+            part, part_lse = softmax(scores.masked_fill(units[:, None, None] != u, -INF))
+            found["partials.lse"][..., u] = part_lse
+            found["partials.output"][..., u, :] = part @ v
+    wanted = {name: x for name, x in found.items() if name.partition(".")[0] in statistics}
+    return Attention((weights @ v).to(dtype), wanted)
+
+
+def without_padding(k: Tensor, v: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which keys exist, ``[B|1, 1, 1, K]``, and keys and values with 0 for padding."""
+    index = torch.arange(k.shape[2], device=k.device)
+    if lengths is None:
+        return (index >= 0)[None, None, None], k, v
+    exists = index < lengths[:, None, None, None]
+    return exists, k.masked_fill(~exists.mT, 0), v.masked_fill(~exists.mT, 0)  # padding may be NaN
+
+
+def softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weights and log-sum-exp over the last axis; a row that is all -inf has weights 0."""
+    top = F.pad(scores, (0, 1), value=-INF).amax(-1, keepdim=True).detach()  # a row may be empty
+    top = top.masked_fill(top == -INF, 0)
+    exps = (scores - top).exp()
+    total = exps.sum(-1, keepdim=True)
+    return exps / total.clamp(min=torch.finfo(exps.dtype).tiny), (top + total.log())[..., 0]
+
+
+def largest(weights: Tensor, exists: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the ``count`` largest weights and their keys; equal ones in the order of keys."""
+    weight, key = weights.sort(dim=-1, descending=True, stable=True)
+    key = key.masked_fill(
+        torch.arange(key.shape[-1], device=key.device) >= exists.sum(-1, keepdim=True), -1
+    )
+    missing = max(0, count - weights.shape[-1])
+    return (
+        F.pad(weight[..., :count], (0, missing)),
+        F.pad(key[..., :count], (0, missing), value=-1),
+    )
