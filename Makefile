@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -q -c constraints.txt
 BUILD_TOOLS := "scikit-build-core>=1.1" "pybind11>=3" "setuptools-scm>=8" "cmake>=3.24" ninja
 
-.PHONY: help demo test lint format types bench wheel-test fuzz clean
+.PHONY: help demo test test-cpp test-aarch64 lint format types bench wheel-test fuzz clean
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.ok: pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/* csrc/*/* bindings/*)
 	test -n "$(PY)" || { echo "Python 3.11 or newer must be on PATH; install it or name it with PY=..."; exit 1; }
@@ -24,6 +24,21 @@ demo: $(VENV)/.ok ## decode held-out time of two real recordings; writes demo_re
 
 test: $(VENV)/.ok ## run the tests
 	$(BIN)/pytest -q
+
+CPP := -G Ninja -DATTENDRITE_BUILD_PYTHON=OFF -DATTENDRITE_BUILD_TESTS=ON -DATTENDRITE_WERROR=ON \
+	$(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+test-cpp: $(VENV)/.ok ## C++ tests, and under the sanitizers
+	set -e; export PATH="$(CURDIR)/$(BIN):$$PATH"; \
+	for build in cpp= cpp-asan=address,undefined cpp-tsan=thread; do \
+	  cmake -S . -B build/$${build%=*} $(CPP) -DATTENDRITE_SANITIZE=$${build#*=} \
+	    -DCMAKE_BUILD_TYPE=$$([ $$build = cpp= ] && echo Release || echo RelWithDebInfo) \
+	    -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g"; \
+	  cmake --build build/$${build%=*}; \
+	  ctest --test-dir build/$${build%=*} --output-on-failure; \
+	done
+
+test-aarch64: $(VENV)/.ok ## C++ tests for 64-bit ARM under QEMU, where its tools are installed
+	bash tests/aarch64.sh
 
 lint: $(VENV)/.ok ## ruff and clang-format, no changes made
 	$(BIN)/ruff check .
@@ -47,9 +62,10 @@ bench: $(VENV)/.ok ## run the CPU benchmarks beside their peers; rows go to benc
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py binning tokenize group --json benchmarks/results
 	$(BIN)/python benchmarks/tables.py
 
-wheel-test: $(VENV)/.ok ## build the wheel, install it in a clean environment, run the tests that are not slow
+wheel-test: $(VENV)/.ok ## build sdist and wheel, install in a clean environment, run the tests that are not slow
 	rm -rf build/dist build/wheel-venv
-	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w build/dist .
+	$(BIN)/python -c "from scikit_build_core.build import build_sdist; build_sdist('build/dist')"
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w build/dist build/dist/*.tar.gz
 	$(BIN)/python -m venv build/wheel-venv
 	build/wheel-venv/bin/pip install -q -c constraints.txt torch
 	build/wheel-venv/bin/pip install -q -c constraints.txt "$$(ls build/dist/*.whl)[test]"

@@ -8,8 +8,11 @@ A document marks the place::
 The first word is the suite; ``case`` and ``implementation`` choose rows by patterns (several with
 ``|``), ``threads`` by number, ``relative`` names the peer that the others are compared with
 (default: the fastest library of the case), ``show=error`` gives one column of errors for each case
-instead of times. What stands between the markers is replaced; ``--check`` changes nothing and fails
-where a document is not what the rows say.
+instead of times. The suite ``demo`` has scores instead of times: ``task`` and ``selection`` choose,
+``show=settings`` gives the settings of the baselines.
+
+What stands between the markers is replaced; ``--check`` changes nothing and fails where a document
+is not what the rows say.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import scores  # noqa: E402
 from rows import RESULTS, ROOT, Row, load  # noqa: E402
 from summary import baseline  # noqa: E402
 
@@ -53,13 +57,17 @@ def table(marker: str, results: Path) -> str:
     """
     suite, *words = marker.split()
     asked = dict(word.partition("=")[::2] for word in words)
-    if unknown := asked.keys() - OPTIONS:
-        raise ValueError(f"unknown option {min(unknown)!r}; known: {', '.join(sorted(OPTIONS))}")
+    known = scores.OPTIONS if suite == "demo" else OPTIONS
+    if unknown := asked.keys() - known:
+        raise ValueError(f"unknown option {min(unknown)!r}; known: {', '.join(sorted(known))}")
     path = results / f"{suite}.jsonl"
     if not path.exists():
         raise ValueError(
             f"rows of {suite!r} must exist; python benchmarks/run.py {suite} --json {path}"
         )
+    if suite == "demo":
+        lines = scores.choose(scores.load(path), asked)
+        return f"{_markdown(*scores.cells(lines, asked.get('show')))}\n\n{scores.source(lines)}"
     every = load(path)
     chosen = [row for row in every if _chosen(row, asked)]
     if not chosen:

@@ -23,6 +23,33 @@ FEWEST = 3
 """Timed calls of an implementation, however slow it is."""
 
 
+class Meter:
+    """Measures calls by the clock on the wall and the memory of the process."""
+
+    def seconds(self, call: Callable[[], Any]) -> float:
+        """Return how long a call takes."""
+        start = time.perf_counter()
+        result = call()
+        taken = time.perf_counter() - start
+        del result  # freeing is not timed, nor does the next call find the memory taken
+        return taken
+
+    def weigh(self, call: Callable[[], Any]) -> tuple[float | None, float]:
+        """Return what a call adds to the peak (MiB; ``None`` if not known) and its seconds."""
+        before = None
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # restarts the kernel's record
+            before = _status_mib("VmRSS")
+        except OSError:
+            pass
+        start = time.perf_counter()
+        result = call()
+        cost = time.perf_counter() - start
+        grown = None if before is None else round(max(0.0, _status_mib("VmHWM") - before), 1)
+        del result
+        return grown, cost
+
+
 @dataclass
 class Contestant:
     """One implementation of a case.
@@ -37,6 +64,7 @@ class Contestant:
         threads: Threads it may use.
         prepare: Called untimed before each turn, for implementations that keep state.
         packages: Packages whose versions the row states.
+        meter: What measures it.
     """
 
     name: str
@@ -47,6 +75,7 @@ class Contestant:
     threads: int = 1
     prepare: Callable[[], object] = lambda: None
     packages: tuple[str, ...] = ()
+    meter: Meter = field(default_factory=Meter)
 
 
 @dataclass
@@ -140,30 +169,12 @@ def _check(case: Case, one: Contestant) -> float:
 def _time(one: Contestant, calls: int) -> list[float]:
     one.prepare()
     one.call()  # untimed: brings the inputs and the code into the caches
-    taken = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        result = one.call()
-        taken.append(time.perf_counter() - start)
-        del result  # freeing is not timed, nor does the next call find the memory taken
-    return taken
+    return [one.meter.seconds(one.call) for _ in range(calls)]
 
 
 def _weigh(one: Contestant) -> tuple[float | None, float]:
-    """Return what a call adds to the resident peak (MiB; ``None`` if not Linux) and its seconds."""
     one.prepare()
-    before = None
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # restarts the kernel's record of the peak
-        before = _status_mib("VmRSS")
-    except OSError:
-        pass
-    start = time.perf_counter()
-    result = one.call()
-    cost = time.perf_counter() - start
-    grown = None if before is None else round(max(0.0, _status_mib("VmHWM") - before), 1)
-    del result
-    return grown, cost
+    return one.meter.weigh(one.call)
 
 
 def _status_mib(key: str) -> float:

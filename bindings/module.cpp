@@ -5,6 +5,7 @@
 
 namespace py = pybind11;
 
+void bind_attention(py::module_& m);
 void bind_spikes(py::module_& m);
 void bind_tokens(py::module_& m);
 
@@ -29,6 +30,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def("cpu_levels", usable_levels, "Levels that this CPU and this build can run, best last.");
     m.def("force_level", attendrite::force_level, py::arg("name"),
           "For tests: use this level from now on.");
+    bind_attention(m);
     bind_spikes(m);
     bind_tokens(m);
 }

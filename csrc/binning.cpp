@@ -1,5 +1,10 @@
 #include "binning.hpp"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -109,7 +114,7 @@ FlatPlan plan(const FlatSpikes& spikes, const Grid& grid, Options options, Count
         !dense().check_flat(spikes, {plan.inside.end, spikes.n})) {
         throw_fault(spikes, grid, type, options.drop);
     }
-    const auto starts = cuts(grid.n_bins, kTileBytes, options.threads);
+    const auto starts = cuts(grid.n_bins, kLine, options.threads);
     std::int64_t begin = plan.inside.begin;
     for (std::size_t p = 0; p + 1 < starts.size(); ++p) {
         const bool final = p + 2 == starts.size();
@@ -287,7 +292,7 @@ Fault run_flat_to_units(const FlatSpikes& spikes, const Grid& grid, const FlatPl
 Fault run_units_to_bins(const UnitSpikes& spikes, const Grid& grid, const UnitPlan& plan,
                         SparseCounts out, int threads) {
     Faults faults;
-    const auto starts = cuts(grid.n_bins, kTileBytes, threads);
+    const auto starts = cuts(grid.n_bins, kLine, threads);
     const auto parts = split(spikes, plan, grid, starts);
     std::vector<Slot> slots;
     std::int64_t begin = 0;
@@ -345,23 +350,44 @@ Fault run_units_to_units(const UnitSpikes& spikes, const Grid& grid, const UnitP
     return faults.worst();
 }
 
+// Is there memory behind an array? Looks at its middle. What was never written to has none yet.
+bool has_memory([[maybe_unused]] const void* array, [[maybe_unused]] std::int64_t bytes) {
+    unsigned char found = 1;  // also if the system does not say
+#if defined(__linux__)
+    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto middle =
+        reinterpret_cast<std::uintptr_t>(array) + static_cast<std::uintptr_t>(bytes) / 2;
+    mincore(reinterpret_cast<void*>(middle / page * page), 1, &found);
+#endif
+    return (found & 1) != 0;
+}
+
+// Small outputs stay in the second-level cache for whoever reads them next. Fresh memory comes
+// through the caches anyway, zeroed by the system: what is written front to back follows it there.
+DenseOut dense_out(CountType type, void* counts, std::int64_t n, bool front_to_back) {
+    bool past_caches = false;
+#if defined(ATTENDRITE_X86_LEVELS)
+    const std::int64_t bytes = n * size_of(type);
+    past_caches = bytes > (1 << 21) && !(front_to_back && !has_memory(counts, bytes));
+#endif
+    return {type, counts, past_caches};
+}
+
 }  // namespace
 
 Dropped bin_dense(const FlatSpikes& spikes, const Grid& grid, Layout layout, CountType type,
                   void* out, Options options) {
     const FlatPlan work = plan(spikes, grid, options, type);
     Faults faults;
-    const DenseOut counts{type, out};
+    const bool to_time = layout == Layout::time;
+    const DenseOut counts = dense_out(type, out, grid.n_bins * spikes.n_units, to_time);
+    const auto run = to_time ? dense().flat_to_time : dense().flat_to_unit;
+    const std::int64_t room =
+        to_time ? spikes.n_units * size_of(type) + kLineRoom : spikes.n_units * 2 * kLine;
     parallel_for(
         static_cast<std::int64_t>(work.parts.size()), options.threads, [&](std::int64_t p) {
             const Part& part = work.parts[static_cast<std::size_t>(p)];
-            if (layout == Layout::time) {
-                faults.add(dense().flat_to_time(spikes, part.spikes, grid, part.bins, counts));
-            } else {
-                const auto tile = buffer<char>(spikes.n_units * kTileBytes);
-                faults.add(
-                    dense().flat_to_unit(spikes, part.spikes, grid, part.bins, counts, tile.get()));
-            }
+            faults.add(run(spikes, part.spikes, grid, part.bins, counts, buffer<char>(room).get()));
         });
     if (faults.worst() != Fault::none) throw_fault(spikes, grid, type, options.drop);
     return work.dropped;
@@ -371,6 +397,7 @@ Dropped bin_dense(const UnitSpikes& spikes, const Grid& grid, Layout layout, Cou
                   void* out, Options options) {
     const UnitPlan work = plan(spikes, grid, options, type);
     Faults faults;
+    const DenseOut counts = dense_out(type, out, grid.n_bins * spikes.n_units, true);
     if (layout == Layout::unit) {
         const auto starts = cuts(spikes.n_units, 1, options.threads);
         const auto tasks = static_cast<std::int64_t>(starts.size()) - 1;
@@ -378,19 +405,23 @@ Dropped bin_dense(const UnitSpikes& spikes, const Grid& grid, Layout layout, Cou
             const auto part = static_cast<std::size_t>(p);
             for (std::int64_t u = starts[part]; u < starts[part + 1]; ++u) {
                 const auto unit = static_cast<std::size_t>(u);
+                const DenseOut row{type, advance(out, type, u * grid.n_bins), counts.past_caches};
                 faults.add(dense().unit_to_row(spikes.times, {work.begins[unit], work.ends[unit]},
-                                               grid, type, advance(out, type, u * grid.n_bins)));
+                                               grid, row));
             }
         });
     } else {
-        const auto starts = cuts(grid.n_bins, kTileBytes, options.threads);
+        const auto starts = cuts(grid.n_bins, kLine, options.threads);
         const auto parts = split(spikes, work, grid, starts);
         const auto tasks = static_cast<std::int64_t>(parts.size());
+        const std::int64_t row_bytes = spikes.n_units * size_of(type);
+        const std::int64_t room = bins_per_tile(row_bytes) * row_bytes + kLineRoom;
         parallel_for(tasks, options.threads, [&](std::int64_t p) {
             const auto index = static_cast<std::size_t>(p);
             const UnitPlan& part = parts[index];
             faults.add(dense().units_to_time(spikes, part.begins.get(), part.ends.get(), grid,
-                                             {starts[index], starts[index + 1]}, {type, out}));
+                                             {starts[index], starts[index + 1]}, counts,
+                                             buffer<char>(room).get()));
         });
     }
     if (faults.worst() != Fault::none) throw_fault(spikes, grid, type, options.drop);

@@ -24,8 +24,14 @@ struct SpikeRange {
 
 struct DenseOut {
     CountType type;
-    void* counts;  // the whole [n_bins, n_units] or [n_units, n_bins]; need not be zeroed
+    void* counts;      // the whole [n_bins, n_units] or [n_units, n_bins]; need not be zeroed
+    bool past_caches;  // how it is written: see levels/lines.hpp
 };
+
+// Bytes of a cache line.
+constexpr std::int64_t kLine = 64;
+// Bytes that a buffer needs beside its largest piece: see levels/lines.hpp.
+constexpr std::int64_t kLineRoom = 3 * kLine;
 
 struct DenseTable {
     // out[i] = the smallest time whose tick is at or after the start of bin first + i.
@@ -35,26 +41,26 @@ struct DenseTable {
     bool (*check_flat)(const FlatSpikes&, SpikeRange);
     bool (*check_times)(const double* times, SpikeRange);
 
-    // Flat spikes of a range, all within the bins of another, into [n_bins, n_units].
-    Fault (*flat_to_time)(const FlatSpikes&, SpikeRange, const Grid&, BinRange, DenseOut);
-    // The same into [n_units, n_bins]. `tile` has room for kTileBytes per unit.
+    // Flat spikes of a range, all within the bins of another, into [n_bins, n_units]. `buffer` has
+    // room for a row and kLineRoom.
+    Fault (*flat_to_time)(const FlatSpikes&, SpikeRange, const Grid&, BinRange, DenseOut,
+                          void* buffer);
+    // The same into [n_units, n_bins]. `buffer` has room for two lines per unit.
     Fault (*flat_to_unit)(const FlatSpikes&, SpikeRange, const Grid&, BinRange, DenseOut,
-                          void* tile);
+                          void* buffer);
 
-    // Spikes of one unit, all within the grid, into its row [n_bins].
-    Fault (*unit_to_row)(const double* times, SpikeRange, const Grid&, CountType, void* row);
+    // Spikes of one unit, all within the grid, into its row [n_bins], the counts of DenseOut.
+    Fault (*unit_to_row)(const double* times, SpikeRange, const Grid&, DenseOut);
     // Spikes of all units, unit u's being begins[u]..ends[u]-1 and all within the range of bins,
-    // into [n_bins, n_units]. Moves `begins` to `ends`.
+    // into [n_bins, n_units]. Moves `begins` to `ends`. `buffer` has room for bins_per_tile() rows
+    // and kLineRoom.
     Fault (*units_to_time)(const UnitSpikes&, std::int64_t* begins, const std::int64_t* ends,
-                           const Grid&, BinRange, DenseOut);
+                           const Grid&, BinRange, DenseOut, void* buffer);
 };
 
-// Bytes per unit of a tile that is transposed: a cache line.
-constexpr std::int64_t kTileBytes = 64;
-
-// Bins of a tile whose rows [n_units] of counts take about a quarter MiB, the size of a cache.
+// Bins of a tile whose rows [n_units] of counts take about half a MiB, the size of a cache.
 static constexpr std::int64_t bins_per_tile(std::int64_t row_bytes) {
-    return row_bytes < (1 << 14) ? (1 << 18) / (row_bytes + 1) : 16;
+    return row_bytes < (1 << 15) ? (1 << 19) / (row_bytes + 1) : 16;
 }
 
 ATTENDRITE_DECLARE_TABLE(DenseTable, dense_table)

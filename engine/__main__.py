@@ -1,12 +1,14 @@
 """The command line: one module of ``attendrite.commands`` per command.
 
-A command module has ``HELP`` (one line), ``arguments(parser)`` and ``run(options) -> int``.
+A command module has ``HELP`` (one line), ``arguments(parser)`` and ``run(options) -> int``. It
+imports torch and what needs it inside its functions, so that ``--help`` does not wait for seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -27,12 +29,12 @@ def names() -> list[str]:
     return [name for name in found if not name.startswith("_")]
 
 
-def parser(only: str | None = None) -> argparse.ArgumentParser:
-    """Build the parser of all commands, or of one: importing them all takes seconds."""
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands."""
     top = argparse.ArgumentParser(prog="attendrite", description=DESCRIPTION)
     top.add_argument("--version", action="version", version=f"attendrite {__version__}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in names() if only is None else [only]:
+    for name in names():
         command = importlib.import_module(f"{commands.__name__}.{name}")
         sub = subparsers.add_parser(
             name,
@@ -47,9 +49,10 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    wanted = arguments[0] if arguments and arguments[0] in names() else None
-    options = parser(wanted).parse_args(arguments)
+    options = parser().parse_args(argv)
+    # Threads of torch that wait for each other by spinning are many times slower than one thread as
+    # soon as another process wants a core. OpenMP reads this once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return int(options.run(options) or 0)
     except (errors.AttendriteError, OSError) as error:

@@ -237,7 +237,8 @@ class CalciumBatch:
         _to_arrays(self)
         _check_names(self)
         _dtype("times", self.times, "f8", "float64")
-        _dtype("values", self.values, "f", "floating")
+        if self.values.dtype not in (np.float32, np.float64):
+            raise errors.must("values", "be float32 or float64", self.values.dtype, "convert them")
         errors.shape("times", self.times, [len(self), "T"])
         errors.shape("values", self.values, [len(self), self.times.shape[1], len(self.unit_ids)])
         _check_common(self)
@@ -331,6 +332,7 @@ class CalciumBatch:
             self,
             times=self.times[start:stop],
             values=self.values[start:stop],
+            n_frames=None if self.n_frames is None else self.n_frames[start:stop],
             **_common(self, start, stop),
         )
 

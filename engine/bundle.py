@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from .files import folder_written_whole
 FORMAT = 1
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 KINDS = ("continuous", "binary", "multinomial", "multilabel")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of stored weights
+FASTEST = 1e6  # Hz
 LONGEST_MANIFEST = 1 << 28  # bytes; 116 701 units take 6 MB
 LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 REMAKE = "export the checkpoint again"
@@ -105,6 +108,12 @@ class Manifest:
         for name in ("units", "sessions"):
             check_vocabulary(name, table[name])
         tasks = tuple(_task(row) for row in table["tasks"])
+        for part in ("name", "id"):
+            if len({getattr(task, part) for task in tasks}) != len(tasks):
+                raise errors.must("tasks", f"have distinct {part}s", "one twice", REMAKE)
+        _check_rates(table["training"].get("rates_hz", {}))
+        for name, fact in table["files"].items():
+            _check_fact(name, fact)
         return cls(**{name: table[name] for name in _PARTS} | {"tasks": tasks})
 
 
@@ -157,11 +166,13 @@ class Bundle:
             The manifest as written, with the hashes of the files.
 
         Raises:
-            AttendriteError: Something is there already, or a tensor holds NaN or infinity.
+            AttendriteError: Something is there already, or the bundle could not be loaded again: a
+                tensor holds NaN or infinity, or the manifest is unsound.
         """
         folder = Path(path)
         if force and folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
             raise errors.must(str(folder), "be a bundle to be replaced", "another folder")
+        Manifest.from_json(self.manifest.to_json())
         for name, tensor in self.weights.items():
             check_finite(name, tensor)
         weights = {name: t.detach().cpu().contiguous() for name, t in self.weights.items()}
@@ -222,6 +233,7 @@ _PARTS: Mapping[str, type] = {
     "source": dict,
     "files": dict,
 }
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _JSON: Mapping[type, str] = {str: "a string", dict: "an object", list: "a list"}
 
 
@@ -235,10 +247,21 @@ def _parse(text: str) -> Any:
             raise ValueError("a key occurs twice")
         return table
 
+    def finite(number: str) -> float:
+        value = float(number)
+        return value if math.isfinite(value) else refuse(number)
+
     try:
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=distinct)
+        table = json.loads(
+            text, parse_constant=refuse, parse_float=finite, object_pairs_hook=distinct
+        )
+        if _SURROGATE.search(text):  # half a character, which cannot be printed nor written
+            json.dumps(table, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise errors.must(MANIFEST, "be text", "half a UTF-16 character", REMAKE) from None
     except (ValueError, RecursionError) as error:
         raise errors.must(MANIFEST, "be JSON", str(error).splitlines()[0], REMAKE) from None
+    return table
 
 
 def _task(row: Any) -> Task:
@@ -247,7 +270,26 @@ def _task(row: Any) -> Task:
     if not fits or any(type(row[name]) is not kind for name, kind in fields.items()):
         raise errors.must(f"a task of {MANIFEST}", "have name, id, dim and kind", row, REMAKE)
     errors.choice("kind of task", row["kind"], KINDS)
+    if not row["name"] or not row["name"].isprintable():
+        raise errors.must("name of a task", "be printable text", repr(row["name"]), REMAKE)
+    if row["id"] < 1 or row["dim"] < 1:
+        raise errors.must(f"id and dim of task {row['name']!r}", "be at least 1", row, REMAKE)
     return Task(**row)
+
+
+def _check_rates(rates: Any) -> None:
+    if not isinstance(rates, dict):
+        raise errors.must("'rates_hz'", "map unit ids to rates", type(rates).__name__, REMAKE)
+    for unit, rate in rates.items():
+        if type(rate) not in (int, float) or not 0 <= rate <= FASTEST:
+            be = f"be 0 to {FASTEST:g} Hz"
+            raise errors.must(f"rate of unit {unit!r}", be, repr(rate), REMAKE)
+
+
+def _check_fact(name: str, fact: Any) -> None:
+    kinds = {"sha256": str, "bytes": int}
+    if not isinstance(fact, dict) or any(type(fact.get(k)) is not t for k, t in kinds.items()):
+        raise errors.must(f"file {name!r} of {MANIFEST}", "have sha256 and bytes", fact, REMAKE)
 
 
 def _read(path: Path, longest: int | None = None) -> bytes:
@@ -271,7 +313,7 @@ def _check_header(data: bytes) -> None:
 
 def _check_hash(manifest: Manifest, data: bytes) -> None:
     fact = manifest.files.get(WEIGHTS)
-    if not isinstance(fact, dict) or not isinstance(fact.get("sha256"), str):
+    if fact is None:
         raise errors.must(f"'files' of {MANIFEST}", f"have the sha256 of {WEIGHTS}", fact, REMAKE)
     got = _fact(data)
     if got["sha256"] != fact["sha256"]:
@@ -294,8 +336,9 @@ def _tensors(data: bytes) -> dict[str, Tensor]:
         got = str(error).splitlines()[0]
         raise errors.must(WEIGHTS, "be a safetensors file", got, REMAKE) from None
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise errors.must(f"weights {name!r}", "be floating", tensor.dtype, REMAKE)
+        if tensor.dtype not in DTYPES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise errors.must(f"weights {name!r}", f"be one of {known}", tensor.dtype, REMAKE)
         check_finite(name, tensor)
     return tensors
 

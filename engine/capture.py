@@ -50,12 +50,14 @@ class Site:
         heads: Number of heads.
         width: Width of a head.
         keys: What its keys are: ``"tokens"`` of units, or ``"latents"``.
+        residual: Whether its queries are its keys, and are added to what is attended to.
     """
 
     name: str
     heads: int
     width: int
     keys: Literal["tokens", "latents"]
+    residual: bool = False
 
     @property
     def statistics(self) -> tuple[str, ...]:

@@ -17,8 +17,12 @@ class AttendriteError(ValueError):
     """Bad input: the message says what must be, what was found and what to do."""
 
     def __init__(self, message: str) -> None:
-        # Names in foreign files may hold line ends and terminal codes; a message is one plain line.
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        super().__init__(plain(message))
+
+
+def plain(text: str) -> str:
+    """Return one printable line: names in foreign files may hold line ends and terminal codes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def must(what: str, be: str, got: object, todo: str = "") -> AttendriteError:

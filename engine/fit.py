@@ -17,7 +17,7 @@ from .recordings import Recording
 CHANGED = 3.0  # times faster or slower than in training
 FASTEST = 1000.0  # Hz; no neuron, so the times are not in seconds
 SHOWN = 5
-ADAPT = "adapt the model to them (attendrite adapt, in a later release)"
+RETRAIN = "train a model on this recording (examples/train_poyo.py)"
 
 
 @dataclass
@@ -68,12 +68,12 @@ def _check_units(fit: Fit, manifest: Manifest, recording: Recording) -> None:
     if not common:
         fit.reasons.append(
             f"no unit in common: the recording has {listed(unknown)}, the bundle {listed(missing)};"
-            f" rename units with --map FILE, or {ADAPT}"
+            f" rename units with --map FILE, or {RETRAIN}"
         )
     elif unknown:
         fit.reasons.append(
             f"{len(unknown)} units unknown to the bundle: {listed(unknown)};"
-            f" rename them with --map FILE, leave them out with --unknown drop, or {ADAPT}"
+            f" rename them with --map FILE, leave them out with --unknown drop, or {RETRAIN}"
         )
     if missing and common:
         fit.notes.append(f"{len(missing)} units of the bundle have no tokens: {listed(missing)}")
@@ -85,7 +85,7 @@ def _check_session(fit: Fit, manifest: Manifest, session: str) -> None:
     if not known:
         fit.reasons.append(
             f"session {session!r} unknown to the bundle, which knows {listed(manifest.sessions)};"
-            f" choose one with --session, or {ADAPT}"
+            f" choose one with --session, or {RETRAIN}"
         )
 
 

@@ -19,10 +19,12 @@ from ._version import __version__
 from .batches import NO_TASK, Batch
 from .bundle import Bundle, Manifest
 from .capture import AttentionRecord, Capture, Request, Site, TokenTable, concatenate
-from .executors import Captured
+from .executors import ROLLOUT, Captured
+from .kernels.rollout import FUSE
 from .models import Inputs
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+ROLLED = "{} over heads; identity added where queries are the keys; all tokens"
 
 Prediction = NDArray[np.floating[Any]] | dict[str, NDArray[np.floating[Any]]]
 
@@ -36,12 +38,16 @@ class Result:
             window by window, then in the order of queries.
         attention: What was captured; ``None`` if nothing was asked.
         prediction_index: By task, window and query of each row, ``[n, 2]``, int64; else empty.
+        rollout: What each query takes from each unit through all layers, ``[B, Q, U]``, START and
+            END counted; rows sum to 1, those of queries that do not exist are 0. ``None`` if not
+            asked. See :mod:`attendrite.kernels.rollout`.
         meta: Executor, device, dtype, threads, versions, seconds, choices made; JSON can hold it.
     """
 
     prediction: Prediction
     attention: AttentionRecord | None
     prediction_index: Mapping[str, NDArray[np.int64]]
+    rollout: NDArray[np.floating[Any]] | None
     meta: Mapping[str, Any]
 
 
@@ -103,8 +109,22 @@ class Engine:
         """The attention layers, in the order in which they run."""
         return self.model.sites
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions that a result depends on."""
+        return {
+            "attendrite": __version__,
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        }
+
     def run(
-        self, batch: Batch, capture: Capture | None = None, *, batch_size: int | None = None
+        self,
+        batch: Batch,
+        capture: Capture | None = None,
+        *,
+        batch_size: int | None = None,
+        rollout: str | None = None,
     ) -> Result:
         """Run windows through the model.
 
@@ -113,10 +133,12 @@ class Engine:
             capture: What to return of the attention; only that is computed.
             batch_size: Windows at a time, to bound memory; ``None``: all at once. The prediction
                 does not depend on it beyond rounding.
+            rollout: Also return the rollout from queries to units, heads fused by ``"mean"`` or
+                ``"max"``.
 
         Raises:
             AttendriteError: The batch is of another kind or does not fit the model, or the capture
-                asks what a site cannot give.
+                asks what a site cannot give, or the rollout is of another kind.
         """
         start = time.perf_counter()
         if not isinstance(batch, self.model.batch):
@@ -124,33 +146,37 @@ class Engine:
             raise errors.must(f"input of a {self.family} model", f"be a {kind}", got)
         if batch_size is not None and batch_size < 1:
             raise errors.must("batch_size", "be at least 1", batch_size)
+        if rollout is not None:
+            errors.choice("rollout", rollout, FUSE)
         plan = (capture or Capture({})).plan(self.sites)
         batch.check(self.manifest)
         size = max(1, len(batch)) if batch_size is None else batch_size
         parts = [
-            self._run(batch.part(at, min(at + size, len(batch))), plan)
+            self._run(batch.part(at, min(at + size, len(batch))), plan, rollout)
             for at in range(0, max(1, len(batch)), size)
         ]
-        predictions = [prediction for prediction, _ in parts]
         return Result(
-            _joined(predictions),
-            concatenate([record for _, record in parts]) if plan else None,
+            _joined([prediction for prediction, _, _ in parts]),
+            concatenate([record for _, record, _ in parts]) if plan else None,
             _index(batch, self.manifest),
-            self._meta(plan, time.perf_counter() - start),
+            None if rollout is None else np.concatenate([rolled for _, _, rolled in parts]),
+            self._meta(plan, rollout, time.perf_counter() - start),
         )
 
     def _run(
-        self, batch: Batch, plan: Mapping[str, Mapping[str, Request]]
-    ) -> tuple[Prediction, AttentionRecord]:
+        self, batch: Batch, plan: Mapping[str, Mapping[str, Request]], rollout: str | None
+    ) -> tuple[Prediction, AttentionRecord, NDArray[Any]]:
         with torch.inference_mode(), torch_threads(self.threads):
             inputs = self.model.inputs(batch)
-            prediction, captured = self._executor.run(inputs, plan)
+            prediction, found = self._executor.run(inputs, plan, rollout)
+            captured = dict(found)
+            rolled = captured.pop(ROLLOUT, torch.zeros(0)).cpu().numpy()
         out: Prediction
         if isinstance(prediction, Tensor):
             out = prediction.cpu().numpy()
         else:
             out = {task: values.cpu().numpy() for task, values in prediction.items()}
-        return out, self._record(batch, inputs, captured, plan)
+        return out, self._record(batch, inputs, captured, plan), rolled
 
     def _record(
         self,
@@ -165,7 +191,9 @@ class Engine:
         values = {key: value.cpu().numpy() for key, value in captured.items()}
         return AttentionRecord(values, tokens, tuple(batch.unit_ids.tolist()), plan)
 
-    def _meta(self, plan: Mapping[str, Mapping[str, Request]], seconds: float) -> dict[str, Any]:
+    def _meta(
+        self, plan: Mapping[str, Mapping[str, Request]], rollout: str | None, seconds: float
+    ) -> dict[str, Any]:
         where = _device(self.device)
         name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
         return {
@@ -176,16 +204,13 @@ class Engine:
             "device_name": name,
             "dtype": self.dtype,
             "threads": self.threads or torch.get_num_threads(),
-            "versions": {
-                "attendrite": __version__,
-                "torch": str(torch.__version__),
-                "numpy": np.__version__,
-            },
+            "versions": self.versions,
             "seconds": seconds,
             "choices": {
                 **self._executor.choices,
                 "capture": [f"{site}:{r}" for site, found in plan.items() for r in found.values()],
                 "sums": "over queries, not means",
+                **({} if rollout is None else {"rollout": ROLLED.format(rollout)}),
                 "times": "float64",
             },
         }

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from attendrite import _core
 from attendrite.kernels.attention import OPERATION, STATISTICS, attention, library, request
+from attendrite.kernels.attention._problem import HALF
+from attendrite.kernels.phases import phases
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -58,7 +63,7 @@ def problem(
 
 def cast(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     floating = ("q", "k", "v", "query_weights")
-    return {k: x.to(dtype) if k in floating else x for k, x in inputs.items()}
+    return {k: x.to(dtype) if k in floating and x is not None else x for k, x in inputs.items()}
 
 
 def run(inputs: dict[str, Any], statistics: Any = STATISTICS, **options: Any) -> dict[str, Any]:
@@ -191,24 +196,45 @@ def test_the_reference_is_the_definition(sizes: tuple[int, ...]) -> None:
         np.testing.assert_allclose(found[name], exact[name], rtol=1e-12, atol=1e-12, err_msg=name)
 
 
+def exact_dtype(backend: str) -> torch.dtype:
+    """The widest dtype that a backend serves on the CPU."""
+    for dtype in (torch.float64, torch.float32):
+        if OPERATION.refusals(**request("cpu", dtype, 16, 16, STATISTICS))[backend] is None:
+            return dtype
+    pytest.skip("serves no CPU")
+
+
+def made(backend: str, sizes: tuple[int, ...], **options: Any) -> dict[str, Any]:
+    return cast(problem(sizes, **options), exact_dtype(backend))
+
+
+def near(found: Any, expected: Any, *, atol: float, err_msg: str = "", backend: str = "") -> None:
+    """Equal to an absolute error that float64 keeps; in float32 to 2e7 times that."""
+    single = backend and exact_dtype(backend) == torch.float32
+    atol = max(2e-6, 2e7 * atol) if single else atol
+    np.testing.assert_allclose(
+        found, expected, rtol=1e-6 if single else 1e-7, atol=atol, err_msg=err_msg
+    )
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 class TestInvariants:
     def test_sums(self, backend: str) -> None:
-        inputs = problem(SIZES[1], padded=False) | {"query_weights": None}
+        inputs = made(backend, SIZES[1], padded=False) | {"query_weights": None}
         inputs["units"] = inputs["units"].clamp(min=0)  # every key counts for a unit
         x = run(inputs, backend=backend)
         n_queries, n_keys = x["weights"].shape[2:]
-        np.testing.assert_allclose(x["weights"].sum(3), 1, atol=1e-14)
-        np.testing.assert_allclose(x["per_query_unit"].sum(3), 1, atol=1e-14)
-        np.testing.assert_allclose(x["per_key"].sum(2), n_queries, atol=1e-12)
-        np.testing.assert_allclose(x["per_unit"].sum(2), n_queries, atol=1e-12)
+        near(x["weights"].sum(3), 1, atol=1e-14, backend=backend)
+        near(x["per_query_unit"].sum(3), 1, atol=1e-14, backend=backend)
+        near(x["per_key"].sum(2), n_queries, atol=1e-12, backend=backend)
+        near(x["per_unit"].sum(2), n_queries, atol=1e-12, backend=backend)
         assert (x["entropy"] >= 0).all()
         assert (x["entropy"] <= math.log(n_keys) + 1e-12).all()
         assert (np.diff(x["top_k.weight"], axis=3) <= 0).all()
 
     @pytest.mark.parametrize("kept", [[0], [1, 3], [0, 1, 2, 3]])
     def test_partials_rebuild_attention_over_any_units(self, backend: str, kept: list[int]) -> None:
-        inputs = problem(SIZES[1], padded=False)
+        inputs = made(backend, SIZES[1], padded=False)
         x = run(inputs, backend=backend)
         lse = np.logaddexp.reduce(x["partials.lse"][..., kept], axis=3)
         share = np.exp(x["partials.lse"][..., kept] - lse[..., None])
@@ -221,10 +247,11 @@ class TestInvariants:
                 statistics=["lse"],
                 backend="reference",
             )
-            np.testing.assert_allclose(merged[b], alone.output[0], atol=1e-13)
-            np.testing.assert_allclose(lse[b], alone.statistics["lse"][0], atol=1e-13)
+            near(merged[b], alone.output[0], atol=1e-13, backend=backend)
+            near(lse[b], alone.statistics["lse"][0], atol=1e-13, backend=backend)
 
     def test_partials_far_below_the_others_survive(self, backend: str) -> None:
+        exact_dtype(backend)
         inputs = cast(problem((1, 1, 2, 6, 16, 16, 2), padded=False), torch.float32)
         inputs["units"] = torch.tensor([[0, 0, 0, 1, 1, 1]])
         inputs["k"][:, :, 3:] = inputs["k"][:, :, 3:] * 0 - 300 * inputs["q"][:, :, :1].sign()
@@ -233,27 +260,27 @@ class TestInvariants:
         assert (x["partials.lse"][0, 0, 0, 1] < x["lse"][0, 0, 0] - 200).all()
 
     def test_permuting_keys_changes_nothing(self, backend: str) -> None:
-        inputs = problem(SIZES[2], padded=False)
+        inputs = made(backend, SIZES[2], padded=False)
         order = torch.randperm(30, generator=torch.Generator().manual_seed(3))
         moved = inputs | {n: inputs[n][:, :, order] for n in "kv"}
         moved |= {n: inputs[n][:, order] for n in ("units", "key_times")}
         a, b = run(inputs, backend=backend), run(moved, backend=backend)
         for name in ("output", "lse", "entropy", "lag", "per_unit", "partials.lse"):
-            np.testing.assert_allclose(a[name], b[name], atol=1e-12, err_msg=name)
-        np.testing.assert_allclose(a["weights"][..., order], b["weights"], atol=1e-14)
+            near(a[name], b[name], atol=1e-12, err_msg=name, backend=backend)
+        near(a["weights"][..., order], b["weights"], atol=1e-14, backend=backend)
 
     def test_relabelling_units_permutes_them(self, backend: str) -> None:
-        inputs = problem(SIZES[1])
+        inputs = made(backend, SIZES[1])
         names = torch.tensor([3, 0, 4, 1, 2, -1])  # the last entry serves unit -1
         a, b = (
             run(inputs, backend=backend),
             run(inputs | {"units": names[inputs["units"]]}, backend=backend),
         )
         for name in ("per_unit", "per_query_unit", "partials.lse"):
-            np.testing.assert_array_equal(a[name], b[name][..., names[:5]], err_msg=name)
+            near(a[name], b[name][..., names[:5]], atol=1e-13, err_msg=name, backend=backend)
 
     def test_splitting_queries_or_batch_changes_nothing(self, backend: str) -> None:
-        inputs = problem(SIZES[1])
+        inputs = made(backend, SIZES[1])
         whole = run(inputs, backend=backend)
         split = [
             run(
@@ -272,9 +299,10 @@ class TestInvariants:
             joined = split[0][name] + split[1][name] if sums else None
             if joined is None:
                 joined = np.concatenate([part[name] for part in split], axis=2)
-            np.testing.assert_allclose(joined, value, atol=1e-12, err_msg=name)
+            near(joined, value, atol=1e-12, err_msg=name, backend=backend)
 
     def test_two_runs_are_bit_identical(self, backend: str) -> None:
+        exact_dtype(backend)
         inputs = cast(problem(SIZES[2]), torch.float32)
         a, b = run(inputs, backend=backend), run(inputs, backend=backend)
         for name in a:
@@ -282,7 +310,7 @@ class TestInvariants:
 
     def test_no_keys(self, backend: str) -> None:
         for sizes in ((2, 1, 3, 4, 16, 16, 2), (2, 1, 3, 0, 16, 16, 2)):
-            inputs = problem((*sizes[:3], max(1, sizes[3]), *sizes[4:]), padded=False)
+            inputs = made(backend, (*sizes[:3], max(1, sizes[3]), *sizes[4:]), padded=False)
             for name in "kv":
                 inputs[name] = inputs[name][:, :, : sizes[3]] * math.nan
             for name in ("units", "key_times"):
@@ -295,7 +323,7 @@ class TestInvariants:
 
     def test_no_queries_no_windows_no_units(self, backend: str) -> None:
         for n_batch, n_queries, n_units in ((1, 0, 2), (0, 3, 2), (1, 3, 0)):
-            inputs = problem((1, 1, 3, 4, 16, 16, 2), padded=False)
+            inputs = made(backend, (1, 1, 3, 4, 16, 16, 2), padded=False)
             inputs |= {n: inputs[n][:n_batch, :, :n_queries] for n in "q"}
             inputs |= {n: inputs[n][:n_batch] for n in "kv"}
             inputs |= {n: inputs[n][:n_batch] for n in ("units", "key_times")}
@@ -305,10 +333,10 @@ class TestInvariants:
                 inputs["units"] = inputs["units"] * 0 - 1
             found, exact = run(inputs, backend=backend), truth(inputs)
             for name, value in exact.items():
-                np.testing.assert_allclose(found[name], value, atol=1e-13, err_msg=name)
+                near(found[name], value, atol=1e-13, err_msg=name, backend=backend)
 
     def test_scores_far_from_zero(self, backend: str) -> None:
-        inputs = cast(problem(SIZES[1], padded=False), torch.float32)
+        inputs = cast(made(backend, SIZES[1], padded=False), torch.float32)
         for shift in (-1e4, 1e4):
             q = inputs["q"].clone()
             q[..., 0] = shift
@@ -318,19 +346,19 @@ class TestInvariants:
             assert_accurate(run(moved, backend=backend), truth(moved), plain(moved), backend)
 
     def test_equal_scores_are_uniform_and_ties_go_to_the_lower_key(self, backend: str) -> None:
-        inputs = problem((1, 1, 2, 9, 16, 16, 3), padded=False)
+        inputs = made(backend, (1, 1, 2, 9, 16, 16, 3), padded=False)
         inputs["q"] = inputs["q"] * 0
         x = run(inputs, backend=backend)
-        np.testing.assert_allclose(x["entropy"], math.log(9), atol=1e-14)
+        near(x["entropy"], math.log(9), atol=1e-14, backend=backend)
         np.testing.assert_array_equal(x["top_k.key"][0, 0], [[0, 1, 2, 3, 4]] * 2)
 
     def test_top_k_finds_the_same_keys(self, backend: str) -> None:
-        inputs = problem(SIZES[1])
+        inputs = made(backend, SIZES[1])
         found, exact = run(inputs, backend=backend), truth(inputs)
         np.testing.assert_array_equal(found["top_k.key"], exact["top_k.key"])
 
     def test_any_strides(self, backend: str) -> None:
-        inputs = problem(SIZES[1])
+        inputs = made(backend, SIZES[1])
         strided = dict(inputs)
         for name in "qkv":
             strided[name] = inputs[name].transpose(1, 2).contiguous().transpose(1, 2)
@@ -338,23 +366,212 @@ class TestInvariants:
         a = run(inputs | {"q": inputs["q"][:1].repeat(2, 1, 1, 1)}, backend=backend)
         b = run(strided, backend=backend)
         for name in a:
-            np.testing.assert_allclose(a[name], b[name], atol=1e-13, err_msg=name)
+            near(a[name], b[name], atol=1e-13, err_msg=name, backend=backend)
 
     def test_only_what_is_asked_comes_back(self, backend: str) -> None:
-        inputs = problem(SIZES[1])
+        inputs = made(backend, SIZES[1])
         assert set(run(inputs, (), backend=backend)) == {"output"}
         assert set(run(inputs, ["per_unit"], backend=backend)) == {"output", "per_unit"}
         names = {"output", "top_k.weight", "top_k.key"}
         assert set(run(inputs, ["top_k"], backend=backend)) == names
         alone = run(inputs, (), backend=backend)["output"]
-        np.testing.assert_allclose(alone, truth(inputs)["output"], atol=1e-13)
+        near(alone, truth(inputs)["output"], atol=1e-13, backend=backend)
 
     def test_inputs_are_not_modified(self, backend: str) -> None:
-        inputs = problem(SIZES[1])
+        inputs = made(backend, SIZES[1])
         before = {k: x.clone() for k, x in inputs.items() if isinstance(x, Tensor)}
         run(inputs, backend=backend)
         for name, value in before.items():
             torch.testing.assert_close(inputs[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+LEVELS = [level for level in _core.cpu_levels() if "native" in BACKENDS]
+
+
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = _core.cpu_level()
+    _core.force_level(request.param)
+    yield request.param
+    _core.force_level(before)
+
+
+NATIVE_SIZES = [
+    *SIZES,
+    (1, 2, 130, 300, 64, 64, 9),  # blocks of queries, the last one of two
+    (2, 1, 64, 97, 8, 256, 3),
+    (1, 1, 5, 111, 48, 33, 200),
+    (1, 2, 40, 1001, 155, 155, 12),
+]
+
+
+class TestNative:
+    @pytest.mark.parametrize("sizes", NATIVE_SIZES, ids=str)
+    def test_every_level_is_accurate(self, level: str, sizes: tuple[int, ...]) -> None:
+        inputs = cast(problem(sizes, seed=2), torch.float32)
+        exact, rough = truth(inputs), plain(inputs)
+        assert_accurate(run(inputs, backend="native"), exact, rough, level)
+        for dtype in (torch.bfloat16, torch.float16):
+            half = cast(problem(sizes, seed=2), dtype)
+            assert_accurate(run(half, backend="native"), truth(half), plain(half), level)
+
+    @pytest.mark.parametrize("sharpness", [0.0, 1e3, 1e4])
+    def test_scores_far_from_zero(self, level: str, sharpness: float) -> None:
+        inputs = cast(problem(SIZES[3], sharpness=sharpness), torch.float32)
+        assert_accurate(run(inputs, backend="native"), truth(inputs), plain(inputs), level)
+
+    @pytest.mark.parametrize(
+        "sizes", [NATIVE_SIZES[6], (1, 1, 3, 20000, 16, 16, 7)], ids=["queries", "keys"]
+    )
+    def test_threads_change_no_bit(self, level: str, sizes: tuple[int, ...]) -> None:
+        inputs = cast(problem(sizes, padded=False), torch.float32)
+        one = run(inputs, backend="native", threads=1)
+        for threads in (2, 5):
+            many = run(inputs, backend="native", threads=threads)
+            for name, value in one.items():
+                np.testing.assert_array_equal(many[name], value, err_msg=f"{name} {threads}")
+
+    def test_few_queries_split_the_keys(self) -> None:
+        inputs = cast(problem((1, 1, 3, 20000, 16, 16, 7)), torch.float32)
+        assert_accurate(run(inputs, backend="native"), truth(inputs), plain(inputs), "split")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"units": torch.full((2, 63), 5)}, "units must be in -1..4, got 5"),
+            ({"lengths": torch.tensor([63, 64])}, "lengths must be in 0..63, got 64"),
+            ({"rows": torch.full((2, 63), 63)}, "rows must be in 0..62, got 63"),
+            ({"rows": torch.full((2, 63), -1)}, "rows must be in 0..62, got -1"),
+        ],
+    )
+    def test_indices_that_do_not_exist(self, change: dict[str, Any], message: str) -> None:
+        inputs = cast(problem(SIZES[1], padded=False), torch.float32) | change
+        if "rows" in change:
+            inputs |= {n: inputs[n][:1] for n in "kv"}
+        with pytest.raises(ValueError, match=re.escape(message)):
+            run(inputs, backend="native")
+
+    def test_ranges_of_keys_that_do_not_exist(self) -> None:
+        inputs = packed(cast(problem(SIZES[1]), torch.float32))
+        inputs["cu_seqlens"][-1] += 1
+        with pytest.raises(ValueError, match=r"cu_seqlens must rise from 0 to \d+, got"):
+            run(inputs, backend="native")
+
+
+# ---- other forms of the same keys ----
+
+
+def packed(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The keys of all elements one after the other."""
+    exists = torch.arange(inputs["k"].shape[2]) < inputs["lengths"][:, None]
+    out = inputs | {"lengths": None}
+    out["cu_seqlens"] = torch.nn.functional.pad(inputs["lengths"].cumsum(0), (1, 0))
+    for name in "kv":
+        out[name] = inputs[name].transpose(1, 2)[exists].transpose(0, 1)[None]
+    for name in ("units", "key_times", "key_phase", "rows"):
+        if inputs.get(name) is not None:
+            out[name] = inputs[name][exists][None]
+    return out
+
+
+def from_tables(inputs: dict[str, Any], rows: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs whose keys are rows of tables, and the same written out."""
+    tables = {n: inputs[n][:1].nan_to_num() for n in "kv"}
+    plain_keys = {n: tables[n][0][:, rows].transpose(0, 1).contiguous() for n in "kv"}
+    return inputs | tables | {"rows": rows}, inputs | plain_keys
+
+
+def turning(inputs: dict[str, Any], pairs: int, seed: int = 5) -> dict[str, Any]:
+    """Add phases, of padding too."""
+    g = torch.Generator().manual_seed(seed)
+    dtype = torch.float32 if inputs["q"].dtype in HALF else inputs["q"].dtype
+    out = dict(inputs)
+    for name, times in (("query_phase", "query_times"), ("key_phase", "key_times")):
+        omega = torch.rand(pairs, generator=g, dtype=torch.float64) * 20
+        out[name] = phases(inputs[times], omega, dtype=torch.float64).to(dtype)
+    return out
+
+
+def turned(inputs: dict[str, Any], values: bool) -> dict[str, Any]:
+    """Rotate by complex numbers, apart from the code under test."""
+
+    def turn(x: Tensor, phase: Tensor) -> Tensor:
+        pairs = phase.shape[3]
+        complex_phase = torch.complex(phase[:, None, :, 0].double(), phase[:, None, :, 1].double())
+        some = x[..., : 2 * pairs].double().contiguous()
+        pairs_of = torch.view_as_complex(some.unflatten(-1, (-1, 2)))
+        moved = torch.view_as_real(pairs_of * complex_phase).flatten(-2)
+        return torch.cat((moved, x[..., 2 * pairs :].double()), -1)
+
+    out = {k: x for k, x in inputs.items() if k not in ("query_phase", "key_phase")}
+    out["q"] = turn(inputs["q"], inputs["query_phase"])
+    out["k"] = turn(inputs["k"], inputs["key_phase"])
+    out["v"] = turn(inputs["v"], inputs["key_phase"]) if values else inputs["v"].double()
+    return out
+
+
+def turned_back(found: dict[str, Any], phase: Tensor) -> dict[str, Any]:
+    angle = phase[:, None].double().numpy()  # [B, 1, Q, 2, F]
+    pairs = angle.shape[-1]
+    out = dict(found)
+    for name in ("output", "partials.output"):
+        x = found[name].copy()
+        back = angle[..., 0, :] - 1j * angle[..., 1, :]
+        if name != "output":
+            back = back[..., None, :]
+        z = (x[..., 0 : 2 * pairs : 2] + 1j * x[..., 1 : 2 * pairs : 2]) * back
+        x[..., 0 : 2 * pairs : 2], x[..., 1 : 2 * pairs : 2] = z.real, z.imag
+        out[name] = x
+    return out
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+class TestForms:
+    def test_packed_keys(self, backend: str) -> None:
+        for sizes in (SIZES[1], SIZES[4]):
+            inputs = made(backend, sizes)
+            a, b = run(inputs, backend=backend), run(packed(inputs), backend=backend)
+            for name, value in a.items():
+                near(b[name], value, atol=1e-13, err_msg=name, backend=backend)
+
+    def test_rows_of_tables(self, backend: str) -> None:
+        inputs = made(backend, SIZES[1])
+        rows = torch.randint(0, 63, (2, 63), generator=torch.Generator().manual_seed(1))
+        table, plain_keys = from_tables(inputs, rows)
+        a = run(plain_keys, backend=backend)
+        for form in (table, packed(plain_keys), packed_rows(table)):
+            for name, value in run(form, backend=backend).items():
+                near(a[name], value, atol=1e-13, err_msg=name, backend=backend)
+
+    @pytest.mark.parametrize("values", [False, True])
+    @pytest.mark.parametrize("sizes", [SIZES[1], SIZES[2], (2, 1, 70, 97, 155, 155, 4)], ids=str)
+    def test_rotation(self, backend: str, sizes: tuple[int, ...], values: bool) -> None:
+        inputs = turning(made(backend, sizes), 4)
+        still = turned(inputs, values)
+        exact = truth(still)
+        rough = plain(cast(still, inputs["q"].dtype))
+        if values:
+            exact, rough = (turned_back(x, inputs["query_phase"]) for x in (exact, rough))
+        found = run(inputs, backend=backend, rotate_values=values)
+        assert_accurate(found, exact, rough, backend)
+        a = run(packed(inputs), backend=backend, rotate_values=values)
+        for name, value in found.items():
+            near(a[name], value, atol=1e-13, err_msg=name, backend=backend)
+
+    def test_phases_shared_by_a_batch(self, backend: str) -> None:
+        inputs = turning(made(backend, SIZES[1]), 4)
+        for name in ("query_phase", "key_phase"):
+            inputs[name] = inputs[name][:1]
+        shared = run(inputs, backend=backend, rotate_values=True)
+        for name in ("query_phase", "key_phase"):
+            inputs[name] = inputs[name].repeat(2, 1, 1, 1)
+        for name, value in run(inputs, backend=backend, rotate_values=True).items():
+            near(shared[name], value, atol=1e-13, err_msg=name, backend=backend)
+
+
+def packed_rows(table: dict[str, Any]) -> dict[str, Any]:
+    out = packed(table | {n: table[n].expand(2, -1, -1, -1) for n in "kv"})
+    return out | {n: table[n] for n in "kv"}
 
 
 def plain_of(inputs: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
@@ -415,6 +632,14 @@ def test_every_statistic_is_accurate_on_cuda(backend: str, dtype: torch.dtype) -
         ({"statistics": ["lag"], "key_times": None}, "query_times and key_times must be given"),
         ({"top_k": 0}, "top_k must be >= 1, got 0"),
         ({"n_units": -1}, "n_units must be >= 0, got -1"),
+        ({"rotate_values": True}, "query_phase and key_phase must be given both"),
+        ({"threads": 0}, "threads must be >= 1, got 0"),
+        (
+            {"query_phase": torch.ones(2, 17, 2, 9), "key_phase": torch.ones(2, 63, 2, 9)},
+            "query_phase must have shape [2 or 1, 17, 2, F <= 8], got [2, 17, 2, 9]",
+        ),
+        ({"cu_seqlens": torch.zeros(3, dtype=torch.int64)}, "lengths must be None"),
+        ({"rows": torch.zeros(2, 4, 4)}, "rows must have shape [2, K], got [2, 4, 4]"),
         ({"lengths": torch.ones(3, dtype=torch.int64)}, "lengths must have shape [2], got [3]"),
         ({"units": torch.zeros(2, 4, dtype=torch.int64)}, "units must have shape [2, 63]"),
         ({"query_weights": torch.ones(2, 3, 4)}, "query_weights must have shape [B, Q] or"),

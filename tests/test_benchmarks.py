@@ -202,12 +202,82 @@ def test_tables_of_errors_have_a_column_for_each_case(results: Path) -> None:
     assert lines == ["| `attendrite:native` | 0 % | 0 % |", "| `slowpy` | 12.5 % |  |"]
 
 
+def score(method: str, support: str, r2: list[list[float]], **other: Any) -> dict[str, Any]:
+    return {
+        "suite": "demo", "task": "maze", "selection": "running", "method": method,
+        "support": support, "columns": ["x", "y"], "unit": "px", "samples": 9, "window_s": 3.0,
+        "seeds": [0, 1] if r2[1:] else [], "r2": r2, "median_error": [4.0, 7.0][: len(r2)],
+        "settings": {}, "versions": {"attendrite": "1.2"},
+    } | other  # fmt: skip
+
+
+@pytest.fixture
+def scored(results: Path) -> Path:
+    lines = [
+        score("poyo", "causal", [[0.5, 0.25], [0.75, 0.375]]),
+        score("ridge", "causal", [[-1.0, 0.5]], settings={"bins": 6, "penalty": 0.5}),
+        score("poyo", "acausal", [[1.0, 0.0], [0.0, 0.0]]),
+        score("ridge", "acausal", [[0.125, 0.5]], settings={"bins": 7, "penalty": 0.5}),
+        score("poyo", "causal", [[0.1, 0.1], [0.2, 0.2]], selection="moving", samples=11),
+        score("poyo", "causal", [[0.3], [0.3]], task="song", columns=["hz"]),
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (results / "demo.jsonl").write_text(text)
+    return results
+
+
+def of_demo(marker: str, results: Path) -> list[str]:
+    from tables import table
+
+    return table(f"demo {marker}", results).splitlines()
+
+
+def test_scores_have_a_line_for_each_method(scored: Path) -> None:
+    head, _, poyo, ridge, _, said = of_demo("task=maze", scored)
+    assert head == (
+        "| held-out R2 | causal x | causal y | causal median error, px "
+        "| acausal x | acausal y | acausal median error, px |"
+    )
+    assert poyo == (
+        "| poyo | 0.62 [0.50, 0.75] | 0.31 [0.25, 0.38] | 5.5 [4.0, 7.0] "
+        "| 0.50 [0.00, 1.00] | 0.00 [0.00, 0.00] | 5.5 [4.0, 7.0] |"
+    )
+    assert ridge == "| ridge | -1.00 | 0.50 | 4.0 | 0.12 | 0.50 | 4.0 |"
+    assert said == (
+        "9 held-out samples (running), windows of 3 s; mean over 2 training seeds "
+        "[lowest, highest]; attendrite 1.2."
+    )
+
+
+def test_scores_of_another_selection_are_not_mixed_in(scored: Path) -> None:
+    _, _, poyo, _, said = of_demo("task=maze selection=moving", scored)
+    assert poyo == "| poyo | 0.15 [0.10, 0.20] | 0.15 [0.10, 0.20] | 5.5 [4.0, 7.0] |"
+    assert said.startswith("11 held-out samples (moving)")
+
+
+def test_settings_of_baselines_are_shown(scored: Path) -> None:
+    lines = of_demo("task=maze show=settings", scored)[2:4]
+    assert lines == [
+        "| ridge | causal | bins 6, penalty 0.5 |",
+        "| ridge | acausal | bins 7, penalty 0.5 |",
+    ]
+
+
+@pytest.mark.parametrize("asked", ["", "task=knitting", "task=song selection=moving"])
+def test_scores_that_do_not_exist_are_refused(asked: str, scored: Path) -> None:
+    with pytest.raises(
+        ValueError, match="must name task and selection of maze/running maze/moving"
+    ):
+        of_demo(asked, scored)
+
+
 @pytest.mark.parametrize(
     ("marker", "message"),
     [
         ("none", "rows of 'none' must exist"),
         ("spin case=spin/z", "a marker must choose rows, got none for 'spin case=spin/z'"),
         ("spin colour=red", "unknown option 'colour'; known: case"),
+        ("demo case=track", "unknown option 'case'; known: selection"),
     ],
 )
 def test_markers_without_rows_are_refused(marker: str, message: str, results: Path) -> None:

@@ -175,6 +175,74 @@ def test_out_is_filled_and_returned(backend: str, dtype: Any) -> None:
         np.testing.assert_array_equal(again, out)
 
 
+@pytest.fixture(scope="module")
+def large() -> tuple[Case, NDArray[Any]]:
+    """Counts of more than two MiB, which are written past the caches; [T, N], int32."""
+    case = poisson(333, 140.02, 2.0)
+    counts = in_both_layouts(case, backend="reference", dtype=np.int32)[0]
+    assert counts.size > 2**21
+    return case, counts
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_outputs_wherever_they_begin(
+    level: str, backend: str, dtype: Any, large: tuple[Case, NDArray[Any]]
+) -> None:
+    case, expected = large
+    by_unit = case.by_unit()
+    for layout, shape in (("time", expected.shape), ("unit", expected.shape[::-1])):
+        for before, threads in ((0, 1), (1, 3), (37, 1), (64, 2)):
+            memory = np.full(before + expected.size + 64, 77, dtype)
+            out = memory[before:-64].reshape(shape)
+            options: dict[str, Any] = {"layout": layout, "threads": threads, "backend": backend}
+            options |= {"out": out, **case.bins}
+            for entry in ("flat", "by unit"):
+                out.fill(78)
+                if entry == "flat":
+                    bin_spikes(case.times, case.units, n_units=case.n_units, **options)
+                else:
+                    bin_spikes_by_unit(*by_unit, **options)
+                counts = out if layout == "time" else out.T
+                np.testing.assert_array_equal(counts, expected)
+                assert (memory[:before] == 77).all()
+                assert (memory[-64:] == 77).all()
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_large_outputs_in_fresh_memory(backend: str, large: tuple[Case, NDArray[Any]]) -> None:
+    case, expected = large
+    for layout, shape in (("time", expected.shape), ("unit", expected.shape[::-1])):
+        for entry in ("flat", "by unit"):
+            out = np.zeros(shape, np.int32)  # from the system, which zeroes what is touched
+            options: dict[str, Any] = {"layout": layout, "backend": backend, "out": out}
+            if entry == "flat":
+                bin_spikes(case.times, case.units, n_units=case.n_units, **case.bins, **options)
+            else:
+                bin_spikes_by_unit(*case.by_unit(), **case.bins, **options)
+            np.testing.assert_array_equal(out if layout == "time" else out.T, expected)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_faults_in_large_outputs(backend: str, large: tuple[Case, NDArray[Any]]) -> None:
+    case, _ = large
+    last = case.times.size - 1
+    options: dict[str, Any] = {**case.bins, "n_units": case.n_units, "backend": backend}
+    many = np.full(300, case.times[-1])
+    times = np.concatenate([case.times, many])
+    units = np.concatenate([case.units, np.full(300, 5, np.int32)])
+    full = case._replace(times=times, units=units)
+    unsorted = case.times.copy()
+    unsorted[last] = 0.0
+    for layout in ("time", "unit"):
+        with pytest.raises(ValueError, match=r"counts must fit uint8, got 30\d spikes of unit 5"):
+            bin_spikes(times, units, layout=layout, **options)
+        with pytest.raises(ValueError, match=r"counts must fit uint8, got 30\d spikes of unit 5"):
+            bin_spikes_by_unit(*full.by_unit(), **case.bins, layout=layout, backend=backend)
+        with pytest.raises(ValueError, match=rf"got times\[{last}\] = 0\.0 after"):
+            bin_spikes(unsorted, case.units, layout=layout, **options)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_counts_up_to_the_largest_are_exact_and_one_more_is_refused(
@@ -384,6 +452,9 @@ def test_wrong_out() -> None:
     raises(TypeError, "out must be a NumPy array, got list", out=[])
     raises(ValueError, r"out must have shape \[10, 7\], got \[7, 10\]", out=good.T)
     raises(ValueError, "out must be contiguous and writeable", out=np.zeros((7, 10), np.uint8).T)
+    bytes_ = np.zeros(10 * 7 * 4 + 1, np.uint8)
+    odd = bytes_[1:].view(np.int32).reshape(10, 7)
+    raises(ValueError, "out must be contiguous and writeable, got unaligned", out=odd)
     good.flags.writeable = False
     raises(ValueError, "out must be contiguous and writeable, got read-only", out=good)
 

@@ -150,9 +150,19 @@ class TestSaving:
         assert Bundle.load(folder).manifest.name == "tiny"
         assert [p.name for p in folder.parent.iterdir()] == ["bundle"]
 
+    def test_nothing_is_saved_that_could_not_be_loaded(self, tmp_path: Path) -> None:
+        for training in ({"rates_hz": {"u": -1.0}}, {"loss": float("nan")}):
+            with pytest.raises(AttendriteError):
+                Bundle(replace(MANIFEST, training=training), WEIGHTS).save(tmp_path / "b")
+        assert not list(tmp_path.iterdir())
+
     def test_no_folder_to_write_in(self, tmp_path: Path) -> None:
         with pytest.raises(AttendriteError, match=r"the folder of .* must exist, got none"):
             Bundle(MANIFEST, WEIGHTS).save(tmp_path / "no" / "b")
+
+
+def task(**other: Any) -> dict[str, Any]:
+    return {"name": "a", "id": 1, "dim": 2, "kind": "continuous"} | other
 
 
 class TestRefusals:
@@ -203,6 +213,8 @@ class TestRefusals:
             ("{", "manifest.json must be JSON"),
             ('{"format": 1, "format": 1}', "manifest.json must be JSON, got a key occurs twice"),
             ('{"format": NaN}', "manifest.json must be JSON, got NaN is not JSON"),
+            ('{"format": 1e999}', "manifest.json must be JSON, got 1e999 is not JSON"),
+            ('{"format": "\\ud800"}', "manifest.json must be text, got half a UTF-16 character"),
             ("[" * 100_000, "manifest.json must be JSON"),
             ("[1]", "manifest.json must be an object with 'format', got list"),
             ('{"name": "other tool"}', "manifest.json must be an object with 'format', got dict"),
@@ -236,7 +248,23 @@ class TestRefusals:
                 "unknown kind of task 'vague'; known: continuous",
             ),
             ({"files": {}}, "'files' of manifest.json must have the sha256 of weights"),
-            ({"files": {"weights.safetensors": 3}}, "'files' of manifest.json must have the"),
+            (
+                {"files": {"weights.safetensors": 3}},
+                "file 'weights.safetensors' of manifest.json must have sha256 and bytes, got 3",
+            ),
+            ({"files": {"notes": {"sha256": "0"}}}, "file 'notes' of manifest.json must have sha2"),
+            ({"tasks": [task(id=0)]}, "id and dim of task 'a' must be at least 1, got {"),
+            ({"tasks": [task(dim=-2)]}, "id and dim of task 'a' must be at least 1, got {"),
+            ({"tasks": [task(name="")]}, "name of a task must be printable text, got ''"),
+            ({"tasks": [task(name="a\0")]}, "name of a task must be printable text, got 'a\\x00'"),
+            ({"tasks": [task(), task(name="b")]}, "tasks must have distinct ids, got one twice"),
+            ({"tasks": [task(), task(id=2)]}, "tasks must have distinct names, got one twice"),
+            ({"training": {"rates_hz": [3]}}, "'rates_hz' must map unit ids to rates, got list"),
+            (
+                {"training": {"rates_hz": {"u": -1}}},
+                "rate of unit 'u' must be 0 to 1e+06 Hz, got -1",
+            ),
+            ({"training": {"rates_hz": {"u": "1"}}}, "rate of unit 'u' must be 0 to 1e+06 Hz, got"),
         ],
     )
     def test_unsound_manifest(self, folder: Path, change: dict[str, Any], message: str) -> None:
@@ -253,8 +281,10 @@ class TestRefusals:
     def test_not_floating(self, folder: Path) -> None:
         import safetensors.torch
 
-        put_weights(folder, safetensors.torch.save({"a": torch.ones(2, dtype=torch.int64)}))
-        refused(folder, "weights 'a' must be floating, got torch.int64")
+        for dtype in (torch.int64, torch.bool, torch.float8_e4m3fn):
+            put_weights(folder, safetensors.torch.save({"a": torch.ones(2).to(dtype)}))
+            known = "float16, bfloat16, float32, float64"
+            refused(folder, f"weights 'a' must be one of {known}, got {dtype}; ")
 
     def test_header_sizes(self, folder: Path) -> None:
         header = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'

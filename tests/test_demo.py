@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,18 @@ from attendrite.__main__ import main
 ROWS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "demo.jsonl"
 
 
+def rows(text: str) -> list[dict[str, Any]]:
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
 @pytest.mark.slow
 def test_flash_with_one_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--task", "flash", "--seeds", "0", "--threads", "1", "--json", "-o", str(tmp_path)]
     assert main(["demo", *options]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    known = [json.loads(line) for line in ROWS.read_text().splitlines()]
+    found, known = rows(capsys.readouterr().out), rows(ROWS.read_text())
     r2 = {(row["method"], row["support"]): np.array(row["r2"])[0] for row in found}
     for row in known:
         if row["task"] == "flash":

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from attendrite import AttendriteError, Bundle, CalciumBatch, Capture, Engine, SpikeBatch, executors
-from attendrite.kernels.attention import library, reference
+from attendrite.kernels.attention import native, reference
 from attendrite.models import families
 from attendrite.recordings import Recording, Series, Spikes
 from hypothesis import given, settings
@@ -138,10 +138,29 @@ class TestLoading:
             Engine(Bundle(replace(bundle.manifest, config=config), bundle.weights))
         with pytest.raises(AttendriteError, match="unknown model family 'poyo9'; known: "):
             Engine(Bundle(replace(bundle.manifest, family="poyo9"), bundle.weights))
-        for name, value in (("dim", "32"), ("depth", -1), ("latent_step", None), ("dim", True)):
+        for name, value in (
+            ("dim", "32"), ("depth", -1), ("latent_step", None), ("dim", True), ("depth", 10**9),
+            ("sequence_length", 10**400), ("latent_step", 1e300),
+        ):  # fmt: skip
             config = {**bundle.manifest.config, name: value}
             with pytest.raises(AttendriteError, match=f"config '{name}' must be a"):
                 Engine(Bundle(replace(bundle.manifest, config=config), bundle.weights))
+
+    def test_weights_that_a_model_cannot_do_without(self, bundles: dict[str, Path]) -> None:
+        bundle = Bundle.load(bundles["poyo"])
+        for name in bundle.weights:
+            rest = {key: t for key, t in bundle.weights.items() if key != name}
+            with pytest.raises(AttendriteError, match=f"must hold (rows of )?'{name}', got none"):
+                Engine(Bundle(bundle.manifest, rest))
+            flat = bundle.weights | {name: bundle.weights[name].flatten()[:1].reshape(())}
+            with pytest.raises(AttendriteError, match=f"weights .*'{name}'.*, got \\[\\]"):
+                Engine(Bundle(bundle.manifest, flat))
+
+    def test_a_task_beyond_the_table(self, bundles: dict[str, Path]) -> None:
+        bundle = Bundle.load(bundles["poyo_plus"])
+        tasks = (replace(bundle.manifest.tasks[0], id=10**6), *bundle.manifest.tasks[1:])
+        with pytest.raises(AttendriteError, match="id of task 'cursor_velocity_2d' must be below"):
+            Engine(Bundle(replace(bundle.manifest, tasks=tasks), bundle.weights))
 
 
 class TestNothingChanges:
@@ -356,24 +375,26 @@ class TestOnlyWhatIsAsked:
         def refuse(*args: Any, **kwargs: Any) -> None:
             raise AssertionError("weights written out")
 
-        engine = Engine(bundles["poyo"], executor="torch")
         batch = spikes()
+        engines = [Engine(bundles["poyo"], dtype=dtype) for dtype in ("float32", "float64")]
         monkeypatch.setattr(reference, "run", refuse)
-        engine.run(batch)
-        with pytest.raises(AssertionError, match="weights written out"):
-            engine.run(batch, Capture({"decoder": "lse"}))
+        for engine in engines:
+            engine.run(batch)
+        engines[0].run(batch, Capture({"decoder": "lse", "encoder": "per_unit"}))
+        with pytest.raises(AssertionError, match="weights written out"):  # no kernel of our own
+            engines[1].run(batch, Capture({"decoder": "lse"}))
 
     def test_only_the_site_that_is_asked(
         self, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: list[frozenset[str]] = []
-        run: Callable[..., Any] = library.run
+        run: Callable[..., Any] = native.run
 
-        def spy(*args: Any, statistics: frozenset[str], **kwargs: Any) -> Any:
-            seen.append(statistics)
-            return run(*args, statistics=statistics, **kwargs)
+        def spy(problem: Any) -> Any:
+            seen.append(problem.statistics)
+            return run(problem)
 
-        monkeypatch.setattr(library, "run", spy)
+        monkeypatch.setattr(native, "run", spy)
         Engine(bundles["poyo"], executor="torch").run(spikes(), Capture({"processor.1": "entropy"}))
         nothing: frozenset[str] = frozenset()
         assert seen == [nothing, nothing, {"entropy"}, nothing, nothing]
@@ -504,10 +525,9 @@ class TestBatches:
         [
             ({"values": np.full((1, 2, 1), np.nan)}, "values must be finite, got values[0, 0, 0]"),
             ({"values": np.zeros((1, 2, 2))}, "values must have shape [1, 2, 1], got [1, 2, 2]"),
-            (
-                {"values": np.zeros((1, 2, 1), int)},
-                "values must be an array of floating, got int64",
-            ),
+            ({"values": np.zeros((1, 2, 1), int)}, "values must be float32 or float64, got int64"),
+            ({"values": np.zeros((1, 2, 1), "f2")}, "values must be float32 or float64, got float"),
+            ({"values": np.zeros((1, 2, 1), "f16")}, "values must be float32 or float64, got"),
             (
                 {"times": [[0.2, 0.1]]},
                 "times must be sorted within a window, got times[0, 1] = 0.1",
@@ -654,6 +674,7 @@ class TestFromRecordings:
             recording, starts[2:], 1.0, np.array([0.2, 0.9]), query_task=task[:1]
         )
         assert_same(whole.prediction[TASKS[0]][4:], engine.run(last).prediction[TASKS[0]])
+        assert_same(whole.prediction, engine.run(batch, batch_size=2).prediction)
         assert whole.attention is not None
         assert whole.attention.tokens["encoder"].lengths.tolist() == [30, 30, 15]
         assert (whole.attention["encoder", "weights"][2, ..., 15:] == 0).all()

@@ -180,6 +180,15 @@ def test_blocks_share_the_samples_out_and_survive_json() -> None:
     assert Split.from_json(split.to_json()) == split
     with pytest.raises(AttendriteError, match="a split must have edges, roles, gap and length"):
         Split.from_json({"edges": [0, 1]})
+    for change in (
+        {"edges": ["a"]},
+        {"edges": [[0, 1]]},
+        {"edges": 3},
+        {"gap": "nan"},
+        {"gap": []},
+    ):
+        with pytest.raises(AttendriteError, match="a split must have edges, roles, gap and length"):
+            Split.from_json(split.to_json() | change)
 
 
 def test_unsound_splits_are_refused() -> None:

@@ -171,7 +171,7 @@ class TestFaithful:
             query_times=[[0.5]],
         )  # fmt: skip
         inputs = Engine(bundle).model.inputs(batch)
-        assert inputs.unit_rows.tolist() == [[24, 24, 24]]
+        assert inputs.unit_rows.tolist() == [24]
 
     def test_the_source_is_not_modified(self, out: Path, state: dict[str, Any]) -> None:
         before = copy.deepcopy(state)

@@ -19,6 +19,8 @@ import torch
 from attendrite import CalciumBatch, Capture, Engine, SpikeBatch, executors, models
 from attendrite.batches import NO_TASK
 from attendrite.bundle import Bundle, Manifest
+from attendrite.kernels.attention import _problem
+from attendrite.kernels.attention._problem import Problem
 from attendrite.kernels.tokenize_poyo import Tokens
 from attendrite.models import _perceiver
 from attendrite.models._site import Keys, Queries
@@ -223,9 +225,9 @@ class TestPoyo:
 class Float32Times(_perceiver.Perceiver):
     """The planted fault: phases of float32 times."""
 
-    def phase(self, times: torch.Tensor) -> _perceiver.Phase:
+    def phase(self, times: torch.Tensor) -> torch.Tensor:
         angle = times.float()[..., None] * self.omega.float()
-        return _perceiver.Phase(angle.cos(), angle.sin())
+        return torch.stack((angle.cos(), angle.sin()), 2)
 
 
 def layers_of(
@@ -237,14 +239,33 @@ def layers_of(
 
 
 def plain_attend(captured: dict[str, Any] | None = None) -> Any:
-    def attend(site: str, q: Any, k: Any, v: Any, *, keys: Keys, restore: Any, **_: Any) -> Any:
+    def attend(
+        site: str,
+        q: Any,
+        k: Any,
+        v: Any,
+        *,
+        keys: Keys,
+        queries: Queries,
+        rotate_values: bool,
+        **_: Any,
+    ) -> Any:
+        def turn(x: torch.Tensor, phase: Any, sign: int = 1) -> torch.Tensor:
+            pairs = phase.shape[3]
+            by = torch.complex(phase[:, None, :, 0], sign * phase[:, None, :, 1])
+            z = torch.view_as_complex(x[..., : 2 * pairs].unflatten(-1, (-1, 2)).contiguous())
+            return torch.cat((torch.view_as_real(z * by).flatten(-2), x[..., 2 * pairs :]), -1)
+
+        q, k = turn(q, queries.phase), turn(k, keys.phase)
+        v = turn(v, keys.phase) if rotate_values else v
         scores = q @ k.mT * q.shape[-1] ** -0.5
         if keys.lengths is not None:
             exists = torch.arange(k.shape[2]) < keys.lengths[:, None, None, None]
             scores = scores.masked_fill(~exists, -torch.inf)
         if captured is not None:
             captured[site] = scores.softmax(-1)
-        return restore(scores.softmax(-1) @ v)
+        out = scores.softmax(-1) @ v
+        return turn(out, queries.phase, -1) if rotate_values else out
 
     return attend
 
@@ -276,30 +297,29 @@ class TestLayers:
 
         times = g["in.latent_timestamps"]
         phase = layers.phase(times)
-        keys = Keys(g["in.input_timestamps"], g["in.input_mask"].sum(1))
+        key_times = g["in.input_timestamps"]
+        keys = Keys(key_times, g["in.input_mask"].sum(1), phase=layers.phase(key_times))
         tokens = layers.embed("unit_emb", g["in.input_unit_index"]) + layers.embed(
             "token_type_emb", g["in.input_token_type"]
         )
         x = layers.embed("latent_emb", g["in.latent_index"])
-        phases = (phase, layers.phase(keys.times))
-        x = x + agrees(
-            layers.cross_attention(
-                "enc_atn", "encoder", x, tokens, phases, keys, Queries(times), attend
-            ),
-            "enc_atn",
+        latents = Keys(times, phase=phase)
+        tables = layers.encoder_keys(tokens)
+        a = layers.cross_attention(
+            "enc_atn", "encoder", x, tables, keys, Queries(times, phase=phase), attend
         )
+        x = x + agrees(a, "enc_atn")
         x = x + agrees(layers.feed_forward("enc_ffn", x), "enc_ffn")
         for i in range(3):
             name = f"proc_layers.{i}"
-            a = layers.self_attention(f"{name}.0", f"processor.{i}", x, phase, Keys(times), attend)
+            a = layers.self_attention(f"{name}.0", f"processor.{i}", x, latents, attend)
             x = x + agrees(a, f"{name}.0")
             x = x + agrees(layers.feed_forward(f"{name}.1", x), f"{name}.1")
         asked = layers.embed("session_emb", g["in.session_index"])[:, None].expand(-1, 20, -1)
-        queries = Queries(g["in.output_timestamps"])
-        phases = (layers.phase(queries.times), phase)
-        a = layers.cross_attention(
-            "dec_atn", "decoder", asked, x, phases, Keys(times), queries, attend
-        )
+        query_times = g["in.output_timestamps"]
+        queries = Queries(query_times, phase=layers.phase(query_times))
+        context = layers.cross_keys("dec_atn", x)
+        a = layers.cross_attention("dec_atn", "decoder", asked, context, latents, queries, attend)
         asked = asked + agrees(a, "dec_atn")
         agrees(layers.feed_forward("dec_ffn", asked), "dec_ffn")
 
@@ -386,7 +406,7 @@ class TestFaultsAreSeen:
     @pytest.fixture
     def broken(self, golden: Golden, bundles: dict[str, Path]) -> Callable[..., float]:
         def error(change: Callable[[Any], None], batch: SpikeBatch | None = None) -> float:
-            engine = Engine(bundles["poyo"])
+            engine = Engine(bundles["poyo"], executor="reference")
             change(engine.model)
             found = engine.run(poyo_batch(golden) if batch is None else batch).prediction
             return float(np.abs(found - golden["output"]).max())
@@ -424,19 +444,19 @@ class TestFaultsAreSeen:
     def test_values_not_turned_back(
         self, broken: Callable[..., float], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_perceiver.Phase, "back", lambda phase: phase)
+        monkeypatch.setattr(Problem, "restored", lambda problem, output: output)
         assert broken(lambda model: None) > 100 * OUTPUT
 
     def test_pairs_in_halves_instead_of_interleaved(
         self, broken: Callable[..., float], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def halves(x: torch.Tensor, phase: _perceiver.Phase) -> torch.Tensor:
-            n = phase.cos.shape[-1]
-            cos, sin = phase.cos[:, None], phase.sin[:, None]
+        def halves(x: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
+            n = phase.shape[-1]
+            cos, sin = phase[:, None, :, 0], phase[:, None, :, 1]
             a, b = x[..., :n], x[..., n : 2 * n]
             return torch.cat((a * cos - b * sin, b * cos + a * sin, x[..., 2 * n :]), -1)
 
-        monkeypatch.setattr(_perceiver, "rotate", halves)
+        monkeypatch.setattr(_problem, "rotate", halves)
         assert broken(lambda model: None) > 100 * OUTPUT
 
     def test_rows_by_order_instead_of_vocabulary(
@@ -475,8 +495,8 @@ def calcium_batch(g: Golden) -> CalciumBatch:
 def calcium_inputs(g: Golden) -> _perceiver.PerceiverInputs:
     """Both windows as tensors: the second ends within a frame, which no batch can say."""
     x = {k[len("calcium.in.") :]: torch.from_numpy(v) for k, v in g.items() if "calcium.in." in k}
-    rows, tasks = x["input_unit_index"], x["output_decoder_index"]
-    units = (rows - 1).clamp(min=0)
+    tasks = x["output_decoder_index"]
+    rows, units = torch.arange(1, 11), (x["input_unit_index"] - 1).clamp(min=0)
     keys = Keys(x["input_timestamps"], x["input_mask"].sum(1), units, torch.zeros_like(units), 10)
     queries = Queries(x["output_timestamps"], tasks > 0)
     values = x["input_values"][..., 0]
@@ -568,7 +588,9 @@ class TestPoyoPlus:
         keys = Keys(g[f"{at}input_timestamps"], g[f"{at}input_mask"].sum(1))
         captured: dict[str, Any] = {}
         queries = Queries(g[f"{at}output_timestamps"])
-        decoded = layers(tokens, keys, asked, queries, plain_attend(captured))
+        tables = layers.encoder_keys(tokens)
+        keys = replace(keys, phase=layers.phase(keys.times))
+        decoded = layers(tables, keys, asked, queries, plain_attend(captured))
         assert np.abs(decoded.numpy() - golden_plus[f"{prefix}output_latents"]).max() < OUTPUT
         exact = golden_plus[f"{prefix}attn.dec_atn"]
         assert np.abs(captured["decoder"].numpy() - exact).max() < ATTENTION

@@ -198,6 +198,8 @@ HUGE = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }"
 OBJECTS = "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
 CODE = "{'descr': '<f8', 'fortran_order': False, 'shape': (open('x'),), }"
 NO_TEXT = "{'descr': '<U1', 'fortran_order': False, 'shape': (1,), }"
+ALIAS = "{'descr': '|a4', 'fortran_order': False, 'shape': (1,), }"
+TRUTH = "{'descr': '|b1', 'fortran_order': False, 'shape': (2,), }"
 DEEP = "{'descr': '<f8', 'fortran_order': False, 'shape': (" + "1," * 40 + "), }"
 
 
@@ -252,6 +254,11 @@ DEEP = "{'descr': '<f8', 'fortran_order': False, 'shape': (" + "1," * 40 + "), }
         (with_array("spikes/times", header(HUGE)), "must hold 8000000000000 bytes of data, got 0"),
         (with_array("unit_ids", header(NO_TEXT, b"\0\0\x11\0")), "hold Unicode text, got the code"),
         (with_array("spikes/times", header(OBJECTS, b"x" * 8)), "must hold numbers or strings"),
+        (
+            with_array("spikes/times", header(ALIAS, b"1234")),
+            "must hold numbers or strings, got dt",
+        ),
+        (with_array("unit_ids", header(TRUTH, b"\1\2")), "must hold booleans, got the byte 0x2"),
         (with_array("spikes/times", header(CODE)), "must hold an array of numbers or strings"),
         (with_array("spikes/times", header(DEEP, b"x" * 8)), "must have at most 32 axes, got 40"),
         (

@@ -9,6 +9,7 @@ import pickle
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import attendrite
 import numpy as np
 import pytest
 import torch
-from attendrite import AttendriteError, SpikeBatch
+from attendrite import AttendriteError, Bundle, SpikeBatch
 from attendrite.__main__ import main
 from attendrite.recordings import Recording, Series, Spikes
 from hypothesis import given, settings
@@ -506,6 +507,20 @@ class TestCheck:
         assert found["window"]["causal_range"] == [1.0, 20.0]
         assert found["rates"] == {"median_ratio": 1.0, "changed": []}
 
+    def test_a_bundle_without_a_window(
+        self,
+        bundles: dict[str, str],
+        recording: Recording,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        recording.save(tmp_path / "recording.npz")
+        sound = Bundle.load(bundles["poyo"])
+        config = {k: v for k, v in sound.manifest.config.items() if k != "sequence_length"}
+        Bundle(replace(sound.manifest, config=config), sound.weights).save(tmp_path / "b")
+        assert main(["check", str(tmp_path / "b"), str(tmp_path / "recording.npz")]) == 2
+        assert "config 'sequence_length' must be a number of seconds" in capsys.readouterr().err
+
     def test_units(
         self,
         bundles: dict[str, str],
@@ -528,7 +543,7 @@ class TestCheck:
         none = recording.rename_units({unit: f"ch{i}" for i, unit in enumerate(UNITS)})
         status, found = self.check(bundles, none, tmp_path, capsys)
         assert status == 2
-        assert "attendrite adapt" in found["reasons"][0]
+        assert "or train a model on this recording" in found["reasons"][0]
 
     def test_a_map_renames(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
+import re
 import signal
 import sys
 from pathlib import Path
@@ -171,3 +173,24 @@ def test_a_checkpoint_of_other_options_is_refused(
             train(script, recording, tmp_path / "a")
     with pytest.raises(AttendriteError, match="be of a run with these options"):
         train(script, recording, tmp_path / "a", "--seed", "1")
+
+
+DEMO = SCRIPT.parents[1] / "engine" / "_demo"
+FOLDS = {"validation", "stop", "patience"}  # other names, and other forms, when the demo was made
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_documented_commands_are_those_of_the_demo(script: ModuleType, seed: int) -> None:
+    text = (SCRIPT.parents[1] / "docs" / "demo.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"python examples/train_poyo.py (.*)", text)
+    assert len(commands) == 2
+    for command in commands:
+        words = [*command.split(), *(["--seed", str(seed)] if seed else [])]
+        given = vars(script.arguments().parse_args(words))
+        task = given["output"].name.removesuffix("_0")
+        assert given["recording"] == Path(f"engine/_demo/{task}.npz")
+        manifest = json.loads((DEMO / f"{task}_{seed}" / "manifest.json").read_text())
+        used = {k: v for k, v in manifest["training"]["options"].items() if k not in FOLDS}
+        assert used.keys() == {f.name for f in dataclasses.fields(script.Options)} - FOLDS
+        assert {name: given[name] for name in used} == used
+        assert f"`--stop {manifest['training']['steps']}`" in text

@@ -1,12 +1,8 @@
 // Dense binning of one level: see dense_table.hpp for what each function does.
 #include "dense_table.hpp"
+#include "lines.hpp"
 #include "scan.hpp"
-
-#if __has_builtin(__builtin_shufflevector)
-#define ATTENDRITE_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else  // GCC before 12
-#define ATTENDRITE_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, decltype(a){__VA_ARGS__})
-#endif
+#include "transpose.hpp"
 
 namespace attendrite::ATTENDRITE_LEVEL {
 namespace {
@@ -15,104 +11,102 @@ namespace {
 
 template <class T, class U>
 Fault flat_to_time(const FlatSpikes& spikes, SpikeRange range, const Grid& grid, BinRange bins,
-                   void* out) {
+                   DenseOut out, void* buffer) {
     FlatScan<U> scan(spikes, range);
-    T* const counts = static_cast<T*>(out);
-    const Fault fault = each_bin(grid, bins, [&](std::int64_t bin, double edge) {
-        return scan.fill(counts + bin * spikes.n_units, edge);
+    const auto row_bytes = spikes.n_units * static_cast<std::int64_t>(sizeof(T));
+    PieceWriter rows(static_cast<T*>(out.counts) + bins.first * spikes.n_units, out.past_caches,
+                     buffer);
+    const Fault fault = each_bin(grid, bins, [&](std::int64_t, double edge) {
+        const Fault found = scan.fill(static_cast<T*>(rows.room()), edge);
+        rows.push(row_bytes);
+        return found;
     });
+    rows.finish();
     return fault == Fault::none && !scan.done() ? Fault::bad_spikes : fault;
 }
 
-using Bytes = std::uint8_t __attribute__((vector_size(16)));
-using Words = std::uint16_t __attribute__((vector_size(16)));
-using Longs = std::uint32_t __attribute__((vector_size(16)));
+// Turns tiles of time-major counts, a line of bins for each unit, into unit-major ones. A line of
+// the output has bins of two tiles, so what a tile does not finish waits for the next one.
+template <class T>
+class TileTransposer {
+  public:
+    static constexpr auto kBins = static_cast<std::int64_t>(kLine / sizeof(T));
 
-// The first and the second halves of a and b, interleaved.
-inline void interleave(Bytes a, Bytes b, Bytes& low, Bytes& high) {
-    low = ATTENDRITE_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    high = ATTENDRITE_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-}
-inline void interleave(Words a, Words b, Words& low, Words& high) {
-    low = ATTENDRITE_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-    high = ATTENDRITE_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-}
-inline void interleave(Longs a, Longs b, Longs& low, Longs& high) {
-    low = ATTENDRITE_SHUFFLE(a, b, 0, 4, 1, 5);
-    high = ATTENDRITE_SHUFFLE(a, b, 2, 6, 3, 7);
-}
+    // The bins in question, and room for a line per unit.
+    TileTransposer(DenseOut out, BinRange bins, std::int64_t n_bins, std::int64_t n_units,
+                   T* waiting)
+        : out_(static_cast<T*>(out.counts)),
+          past_caches_(out.past_caches),
+          bins_(bins),
+          n_bins_(n_bins),
+          n_units_(n_units),
+          waiting_(waiting) {}
 
-// Transposes a square that fills S vectors: log2(S) rounds of interleaving rows i and i + S/2.
-template <int S, class Vector>
-inline void transpose_square(const void* from, std::int64_t from_stride, void* to,
-                             std::int64_t to_stride) {
-    Vector rows[2][S];
-    const auto* in = static_cast<const std::uint8_t*>(from);
-    auto* out = static_cast<std::uint8_t*>(to);
-    for (int i = 0; i < S; ++i) std::memcpy(&rows[0][i], in + i * from_stride, sizeof(Vector));
-    int now = 0;
-    for (int round = 1; round < S; round *= 2, now ^= 1) {
-        for (int i = 0; i < S / 2; ++i) {
-            interleave(rows[now][i], rows[now][i + S / 2], rows[now ^ 1][2 * i],
-                       rows[now ^ 1][2 * i + 1]);
+    // tile [last - first, n_units] with the bins of `now`: kBins or, at the end, fewer.
+    void write(const T* tile, BinRange now) {
+        for (std::int64_t u = 0; u < n_units_; u += kUnits) {
+            const std::int64_t units = n_units_ - u < kUnits ? n_units_ - u : kUnits;
+            T lines[kUnits * 2 * kBins];  // of each unit those of the tile before and of this one
+            transpose(tile + u, n_units_, now.last - now.first, units, lines + kBins, 2 * kBins);
+            for (std::int64_t j = 0; j < units; ++j) {
+                T* const line = lines + (2 * j + 1) * kBins;
+                T* const waiting = waiting_ + (u + j) * kBins;
+                std::memcpy(line - kBins, waiting, kLine);
+                std::memcpy(waiting, line, kLine);
+                write_line(line, out_ + (u + j) * n_bins_ + now.first, now);
+            }
         }
     }
-    for (int i = 0; i < S; ++i) std::memcpy(out + i * to_stride, &rows[now][i], sizeof(Vector));
-}
 
-template <class T>
-struct Square {  // float moves as its bits do
-    static constexpr int size = 4;
-    using Vector = Longs;
-};
-template <>
-struct Square<std::uint8_t> {
-    static constexpr int size = 16;
-    using Vector = Bytes;
-};
-template <>
-struct Square<std::uint16_t> {
-    static constexpr int size = 8;
-    using Vector = Words;
-};
+  private:
+    static constexpr std::int64_t kUnits = Square<T>::size;
 
-// tile [n_bins, n_units] -> out[u * stride + k].
-template <class T>
-void transpose(const T* tile, std::int64_t n_bins, std::int64_t n_units, T* out,
-               std::int64_t stride) {
-    constexpr int kSize = Square<T>::size;
-    constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
-    const std::int64_t square_bins = n_bins / kSize * kSize;
-    const std::int64_t square_units = n_units / kSize * kSize;
-    for (std::int64_t u = 0; u < square_units; u += kSize) {
-        for (std::int64_t k = 0; k < square_bins; k += kSize) {
-            transpose_square<kSize, typename Square<T>::Vector>(
-                tile + k * n_units + u, n_units * kBytes, out + u * stride + k, stride * kBytes);
+    // The counts at `from`, behind those of the tile before, belong to this place: writes the line
+    // that begins there or before and, at the end of the bins, all that is left.
+    void write_line(const T* counts, T* place, BinRange now) const {
+        const auto* const from = reinterpret_cast<const std::uint8_t*>(counts);
+        auto* const to = reinterpret_cast<std::uint8_t*>(place);
+        const std::int64_t phase = past_caches_ ? phase_of(to) : 0;
+        const bool first = now.first == bins_.first;
+        const bool last = now.last == bins_.last;
+        if (past_caches_ && !first && !last) {
+            copy_line(to - phase, from - phase);
+            return;
         }
+        const auto bytes = (now.last - now.first) * static_cast<std::int64_t>(sizeof(T));
+        const std::int64_t begin = first ? 0 : -phase;
+        const std::int64_t end = last ? bytes : kLine - phase;
+        std::memcpy(to + begin, from + begin, static_cast<std::size_t>(end - begin));
     }
-    for (std::int64_t u = 0; u < n_units; ++u) {
-        const std::int64_t done = u < square_units ? square_bins : 0;
-        for (std::int64_t k = done; k < n_bins; ++k) out[u * stride + k] = tile[k * n_units + u];
-    }
-}
+
+    T* out_;
+    bool past_caches_;
+    BinRange bins_;
+    std::int64_t n_bins_, n_units_;
+    T* waiting_;
+};
 
 // Bins go to a time-major tile that stays in the cache, and from there in whole cache lines to the
 // rows of the units: counting straight into those would touch n_units lines per bin.
 template <class T, class U>
 Fault flat_to_unit(const FlatSpikes& spikes, SpikeRange range, const Grid& grid, BinRange bins,
-                   void* out, void* tile) {
-    constexpr auto kBins = static_cast<std::int64_t>(kTileBytes / sizeof(T));
+                   DenseOut out, void* buffer) {
+    using Transposer = TileTransposer<T>;
     FlatScan<U> scan(spikes, range);
-    T* const rows = static_cast<T*>(tile);
-    for (std::int64_t first = bins.first; first < bins.last; first += kBins) {
-        const std::int64_t n = bins.last - first < kBins ? bins.last - first : kBins;
-        const Fault fault = each_bin(grid, {first, first + n}, [&](std::int64_t bin, double edge) {
-            return scan.fill(rows + (bin - first) * spikes.n_units, edge);
+    T* const tile = static_cast<T*>(buffer);
+    Transposer rows(out, bins, grid.n_bins, spikes.n_units,
+                    tile + Transposer::kBins * spikes.n_units);
+    Fault fault = Fault::none;
+    for (BinRange now = bins; now.first < bins.last && fault == Fault::none; now.first = now.last) {
+        const std::int64_t left = bins.last - now.first;
+        now.last = now.first + (left < Transposer::kBins ? left : Transposer::kBins);
+        fault = each_bin(grid, now, [&](std::int64_t bin, double edge) {
+            return scan.fill(tile + (bin - now.first) * spikes.n_units, edge);
         });
-        if (fault != Fault::none) return fault;
-        transpose(rows, n, spikes.n_units, static_cast<T*>(out) + first, grid.n_bins);
+        rows.write(tile, now);
     }
-    return scan.done() ? Fault::none : Fault::bad_spikes;
+    finish_lines();
+    return fault == Fault::none && !scan.done() ? Fault::bad_spikes : fault;
 }
 
 template <class U>
@@ -126,67 +120,93 @@ bool check_flat(const FlatSpikes& spikes, SpikeRange range) {
 
 // ---- spikes by unit ----
 
+// Counts piece by piece, each in the L1 cache. A block of spikes that reaches into the next piece
+// is looked at again there.
 template <class T>
-Fault unit_to_row(const double* times, SpikeRange range, const Grid& grid, void* out) {
-    T* const row = static_cast<T*>(out);
-    RunWriter<T> runs;
-    std::int64_t zeroed = 0;  // cells are zeroed just before they are counted in
-    const bool fine = each_block(
-        times, range.begin, range, grid, window_of(grid, {0, grid.n_bins}),
-        [&](const BlockBins& block, std::int64_t n) {
-            const std::int64_t needed = block[n - 1] + 1;
-            std::memset(row + zeroed, 0, static_cast<std::size_t>(needed - zeroed) * sizeof(T));
-            zeroed = needed;
-            runs.write(block, n, row, 1);
-        });
-    if (!fine) return Fault::bad_spikes;
-    std::memset(row + zeroed, 0, static_cast<std::size_t>(grid.n_bins - zeroed) * sizeof(T));
-    return runs.overflowed() ? Fault::overflow : Fault::none;
+Fault unit_to_row(const double* times, SpikeRange range, const Grid& grid, DenseOut out) {
+    constexpr std::int64_t kBytes = 1 << 14;
+    constexpr auto kBins = static_cast<std::int64_t>(kBytes / sizeof(T));
+    std::uint8_t buffer[kBytes + kLineRoom];
+    PieceWriter row(out.counts, out.past_caches, buffer);
+    const Window window = window_of(grid, {0, grid.n_bins});
+    BlockBins block(grid);
+    Fault fault = Fault::none;
+    std::int64_t at = range.begin;
+    for (std::int64_t bin = 0; bin < grid.n_bins && fault == Fault::none; bin += kBins) {
+        const std::int64_t n_bins = grid.n_bins - bin < kBins ? grid.n_bins - bin : kBins;
+        const auto bytes = n_bins * static_cast<std::int64_t>(sizeof(T));
+        T* const cells = static_cast<T*>(row.room());
+        std::memset(cells, 0, static_cast<std::size_t>(bytes));
+        const std::int64_t begin = at;
+        std::int64_t seen = 0;
+        std::int64_t taken = 0;
+        while (at < range.end && taken == seen) {
+            seen = range.end - at < kUnitBlock ? range.end - at : kUnitBlock;
+            const std::int64_t before = at > range.begin ? at - 1 : at;
+            if (!block.find(times, before, {at, at + seen}, window)) {
+                fault = Fault::bad_spikes;
+                break;
+            }
+            taken = block.before(bin + n_bins, seen);
+            add_ones(taken, [&](std::int64_t i) { return cells + (block[i] - bin); });
+            at += taken;
+        }
+        if (fault == Fault::none && lost_counts(cells, n_bins, at - begin)) fault = Fault::overflow;
+        row.push(bytes);
+    }
+    row.finish();
+    return fault == Fault::none && at != range.end ? Fault::bad_spikes : fault;
 }
 
 template <class T>
 Fault units_to_time(const UnitSpikes& spikes, std::int64_t* begins, const std::int64_t* ends,
-                    const Grid& grid, BinRange bins, void* out) {
-    T* const counts = static_cast<T*>(out);
-    return each_tile<T>(
+                    const Grid& grid, BinRange bins, DenseOut out, void* buffer) {
+    const auto row_bytes = spikes.n_units * static_cast<std::int64_t>(sizeof(T));
+    PieceWriter rows(static_cast<T*>(out.counts) + bins.first * spikes.n_units, out.past_caches,
+                     buffer);
+    const Fault fault = each_tile<T>(
         spikes, begins, ends, grid, bins,
-        [&](std::int64_t first) { return counts + first * spikes.n_units; },
-        [](std::int64_t, std::int64_t) { return Fault::none; });
+        [&](std::int64_t) { return static_cast<T*>(rows.room()); },
+        [&](std::int64_t first, std::int64_t last) {
+            rows.push((last - first) * row_bytes);
+            return Fault::none;
+        });
+    rows.finish();
+    return fault;
 }
 
 // ---- the table: types chosen at run time ----
 
 Fault any_flat_to_time(const FlatSpikes& spikes, SpikeRange range, const Grid& grid, BinRange bins,
-                       DenseOut out) {
+                       DenseOut out, void* buffer) {
     return with_counts(out.type, [&](auto count) {
         return with_units(spikes.unit_type, [&](auto unit) {
             return flat_to_time<Of<decltype(count)>, Of<decltype(unit)>>(spikes, range, grid, bins,
-                                                                         out.counts);
+                                                                         out, buffer);
         });
     });
 }
 
 Fault any_flat_to_unit(const FlatSpikes& spikes, SpikeRange range, const Grid& grid, BinRange bins,
-                       DenseOut out, void* tile) {
+                       DenseOut out, void* buffer) {
     return with_counts(out.type, [&](auto count) {
         return with_units(spikes.unit_type, [&](auto unit) {
             return flat_to_unit<Of<decltype(count)>, Of<decltype(unit)>>(spikes, range, grid, bins,
-                                                                         out.counts, tile);
+                                                                         out, buffer);
         });
     });
 }
 
-Fault any_unit_to_row(const double* times, SpikeRange range, const Grid& grid, CountType type,
-                      void* row) {
-    return with_counts(type, [&](auto count) {
+Fault any_unit_to_row(const double* times, SpikeRange range, const Grid& grid, DenseOut row) {
+    return with_counts(row.type, [&](auto count) {
         return unit_to_row<Of<decltype(count)>>(times, range, grid, row);
     });
 }
 
 Fault any_units_to_time(const UnitSpikes& spikes, std::int64_t* begins, const std::int64_t* ends,
-                        const Grid& grid, BinRange bins, DenseOut out) {
+                        const Grid& grid, BinRange bins, DenseOut out, void* buffer) {
     return with_counts(out.type, [&](auto count) {
-        return units_to_time<Of<decltype(count)>>(spikes, begins, ends, grid, bins, out.counts);
+        return units_to_time<Of<decltype(count)>>(spikes, begins, ends, grid, bins, out, buffer);
     });
 }
 

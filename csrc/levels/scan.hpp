@@ -17,8 +17,10 @@ namespace {
 // x + kRound - kRound is rint(x) for |x| < 2^51 (ties to even), on every level and vectorised.
 constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
 
-// Spikes are checked in blocks that fit the L1 cache and are then used from there.
-constexpr std::int64_t kBlock = 512;
+// Spikes are checked in blocks and then used from the L1 cache. Blocks are small, so that the CPU
+// starts on the next one while it counts.
+constexpr std::int64_t kFlatBlock = 64;
+constexpr std::int64_t kUnitBlock = 128;
 
 // Largest count that a type holds exactly.
 template <class T>
@@ -136,13 +138,29 @@ inline std::int64_t bisect(const double* times, std::int64_t begin, std::int64_t
     return begin;
 }
 
+// Asks for n elements that will be read soon; they need not exist.
+template <class T>
+inline void prefetch(const T* from, std::int64_t n) {
+    constexpr auto kStep = static_cast<std::int64_t>(kLine / sizeof(T));
+    for (std::int64_t i = 0; i < n; i += kStep) __builtin_prefetch(from + i);
+}
+
+// Adds one to *cell(0) .. *cell(n - 1).
+template <class Cell>
+inline void add_ones(std::int64_t n, const Cell& cell) {
+    constexpr std::int64_t kUnroll = 8;
+    const auto add = [&](std::int64_t i) { ++*cell(i); };
+    std::int64_t i = 0;
+    for (; i + kUnroll <= n; i += kUnroll) {
+        for (std::int64_t j = 0; j < kUnroll; ++j) add(i + j);
+    }
+    for (; i < n; ++i) add(i);
+}
+
 // Adds one to row[unit] for n checked units.
 template <class T, class U>
 inline void count_units(T* row, const U* units, std::int64_t n) {
-    for (std::int64_t i = 0; i < n; ++i) {
-        T& cell = row[static_cast<std::uint32_t>(units[i])];
-        cell = static_cast<T>(cell + T{1});
-    }
+    add_ones(n, [&](std::int64_t i) { return row + static_cast<std::uint32_t>(units[i]); });
 }
 
 template <class T>
@@ -226,8 +244,11 @@ class FlatScan {
     }
 
     bool check_block() {
-        const std::int64_t n = end_ - checked_ < kBlock ? end_ - checked_ : kBlock;
+        const std::int64_t n = end_ - checked_ < kFlatBlock ? end_ - checked_ : kFlatBlock;
         const std::int64_t before = checked_ > 0 ? checked_ - 1 : 0;
+        constexpr std::int64_t kAhead = 4 * kFlatBlock;  // memory takes that long to answer
+        prefetch(times_ + checked_ + kAhead, kFlatBlock);
+        prefetch(units_ + checked_ + kAhead, kFlatBlock);
         const bool fine = is_sorted(times_, before, checked_, checked_ + n) &&
                           units_below(units_ + checked_, n, n_units_);
         checked_ += n;
@@ -259,7 +280,7 @@ inline Window window_of(const Grid& grid, BinRange bins) {
     return window;
 }
 
-// Bins of up to kBlock spikes of one unit.
+// Bins of up to kUnitBlock spikes of one unit.
 class BlockBins {
   public:
     explicit BlockBins(const Grid& grid)
@@ -287,9 +308,17 @@ class BlockBins {
 
     std::int32_t operator[](std::int64_t i) const { return bins_[i]; }
 
+    // How many of n spikes lie before a bin.
+    std::int64_t before(std::int64_t bin, std::int64_t n) const {
+        if (bins_[n - 1] < bin) return n;
+        std::int64_t found = 0;
+        for (std::int64_t i = 0; i < n; ++i) found += bins_[i] < bin ? 1 : 0;
+        return found;
+    }
+
   private:
     double tick_rate_, start_, per_tick_;
-    std::int32_t bins_[kBlock];
+    std::int32_t bins_[kUnitBlock];
 };
 
 // Calls take(block, n) with the bins of the spikes of a range, block by block; false when the
@@ -298,8 +327,8 @@ template <class Take>
 inline bool each_block(const double* times, std::int64_t before, SpikeRange range, const Grid& grid,
                        const Window& window, const Take& take) {
     BlockBins block(grid);
-    for (std::int64_t i = range.begin; i < range.end; i += kBlock) {
-        const std::int64_t n = range.end - i < kBlock ? range.end - i : kBlock;
+    for (std::int64_t i = range.begin; i < range.end; i += kUnitBlock) {
+        const std::int64_t n = range.end - i < kUnitBlock ? range.end - i : kUnitBlock;
         if (!block.find(times, i > range.begin ? i - 1 : before, {i, i + n}, window)) return false;
         take(block, n);
     }
@@ -322,38 +351,6 @@ inline Fault each_bin(const Grid& grid, BinRange bins, const Fill& fill) {
     return Fault::none;
 }
 
-// Writes the counts of sorted bins: a run of equal bins stores 1, 2, 3, ... to the same cell, so
-// that no count waits for the store before it.
-template <class T>
-class RunWriter {
-  public:
-    void write(const BlockBins& bins, std::int64_t n, T* cells, std::int64_t stride) {
-        // Locals, since a store to cells of bytes might change any member; and no branch, since
-        // nobody can predict whether a spike shares a bin with the one before.
-        std::int32_t last = last_;
-        std::int32_t count = count_;
-        std::int32_t seen = seen_;
-        for (std::int64_t i = 0; i < n; ++i) {
-            const std::int32_t bin = bins[i];
-            count = (count & -static_cast<std::int32_t>(bin == last)) + 1;
-            last = bin;
-            seen |= count;
-            cells[bin * stride] = static_cast<T>(count);
-        }
-        last_ = last;
-        count_ = count;
-        seen_ = seen;
-    }
-
-    // kLargest is 2^k - 1, so that the OR of all counts tells whether one was beyond it.
-    bool overflowed() const { return seen_ > kLargest<T>; }
-
-  private:
-    std::int32_t last_ = -1;
-    std::int32_t count_ = 0;
-    std::int32_t seen_ = 0;
-};
-
 // Tiles of bins that stay in the cache while every unit counts into its column of them: calls
 // ready(first bin, last bin) when the tile [last - first, n_units] at cells_of(first) is full,
 // until a fault.
@@ -361,31 +358,41 @@ template <class T, class CellsOf, class Ready>
 inline Fault each_tile(const UnitSpikes& spikes, std::int64_t* begins, const std::int64_t* ends,
                        const Grid& grid, BinRange bins, const CellsOf& cells_of,
                        const Ready& ready) {
-    const std::int64_t tile_bins =
-        bins_per_tile(spikes.n_units * static_cast<std::int64_t>(sizeof(T)));
+    const std::int64_t n_units = spikes.n_units;
+    const std::int64_t tile_bins = bins_per_tile(n_units * static_cast<std::int64_t>(sizeof(T)));
     for (std::int64_t first = bins.first; first < bins.last; first += tile_bins) {
         const std::int64_t last = bins.last - first < tile_bins ? bins.last : first + tile_bins;
         const Window window = window_of(grid, {first, last});
         T* const tile = cells_of(first);
-        std::memset(tile, 0, static_cast<std::size_t>((last - first) * spikes.n_units) * sizeof(T));
+        std::memset(tile, 0, static_cast<std::size_t>((last - first) * n_units) * sizeof(T));
         Grid tile_grid = grid;
         tile_grid.start += first * grid.width;
-        for (std::int64_t u = 0; u < spikes.n_units; ++u) {
+        std::int64_t sum = 0;
+        std::int64_t most = 0;
+        for (std::int64_t u = 0; u < n_units; ++u) {
             const std::int64_t begin = begins[u];
             const std::int64_t before = begin > spikes.offsets[u] ? begin - 1 : begin;
             begins[u] = find_end(spikes.times, begin, ends[u], window.high);
-            RunWriter<T> runs;
-            const bool fine = each_block(spikes.times, before, {begin, begins[u]}, tile_grid,
-                                         window, [&](const BlockBins& block, std::int64_t n) {
-                                             runs.write(block, n, tile + u, spikes.n_units);
-                                         });
+            const std::int64_t n = begins[u] - begin;
+            sum += n;
+            most = n > most ? n : most;
+            // The next units have about as many, at places that the CPU cannot guess.
+            if (u + 2 < n_units) prefetch(spikes.times + begins[u + 2], n);
+            T* const column = tile + u;
+            const bool fine = each_block(
+                spikes.times, before, {begin, begins[u]}, tile_grid, window,
+                [column, n_units](const BlockBins& block, std::int64_t found) {
+                    add_ones(found, [&](std::int64_t i) { return column + block[i] * n_units; });
+                });
             if (!fine) return Fault::bad_spikes;
-            if (runs.overflowed()) return Fault::overflow;
+        }
+        if (most > kLargest<T> && lost_counts(tile, (last - first) * n_units, sum)) {
+            return Fault::overflow;
         }
         const Fault fault = ready(first, last);
         if (fault != Fault::none) return fault;
     }
-    for (std::int64_t u = 0; u < spikes.n_units; ++u) {
+    for (std::int64_t u = 0; u < n_units; ++u) {
         if (begins[u] != ends[u]) return Fault::bad_spikes;
     }
     return Fault::none;

@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from ..bundle import Bundle
-from ..fit import Fit, check, read_map
 from ..recordings import read
+
+if TYPE_CHECKING:
+    from ..fit import Fit
 
 HELP = "say how well a recording fits a bundle"
 DOES_NOT_FIT = 2
@@ -30,7 +32,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check and print; return the exit status."""
-    manifest = Bundle.load(options.bundle).manifest
+    from .. import models
+    from ..bundle import Bundle
+    from ..fit import check, read_map
+
+    bundle = Bundle.load(options.bundle)
+    models.check_weights(bundle)
+    manifest = bundle.manifest
     recording = read(options.recording)
     if options.map is not None:
         recording = recording.rename_units(read_map(options.map))

@@ -17,18 +17,19 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import errors, evaluation
-from ..decoding import Decoded, decode, held_out
+from .. import errors
 from ..files import write_npz, written_whole
-from ..fit import fitted
 from ..recordings import Recording, Series, read
-from ..runtime import Engine
 from . import _options
+
+if TYPE_CHECKING:
+    from ..decoding import Decoded
+    from ..runtime import Engine
 
 HELP = "decode a recording; score it against a behaviour or stimulus series"
 FORMATS = (".npz", ".csv")
@@ -59,12 +60,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Decode, write and score; return the exit status."""
+    from ..decoding import decode
+    from ..fit import fitted
+
     _check_options(options)
     engine = _options.engine(options)
     recording = fitted(
         read(options.recording), engine.manifest, options.map, options.session, options.unknown
     )
-    _check_task(engine, options.task)
+    _options.check_task(engine, options.task)
     truth = _series(recording, options.series)
     if options.within is not None:
         errors.choice("intervals", options.within, recording.intervals)
@@ -102,14 +106,6 @@ def _check_options(options: argparse.Namespace) -> None:
         raise errors.must("--batch-size", "be at least 1", options.batch_size)
     if options.within is not None and options.series is None:
         raise errors.must("--within", "come with --series", "--rate", "it says where to score")
-
-
-def _check_task(engine: Engine, task: str | None) -> None:
-    known = [t.name for t in engine.manifest.tasks]
-    if known and task is None:
-        raise errors.must("--task", "name one of " + ", ".join(known), "none")
-    if task is not None:
-        errors.choice("task", task, known)
 
 
 def _series(recording: Recording, name: str | None) -> Series | None:
@@ -202,6 +198,9 @@ def _score(
     options: argparse.Namespace,
 ) -> _Score | None:
     """Score on held-out time where the bundle names it; ``None``: nothing to score."""
+    from .. import evaluation
+    from ..decoding import held_out
+
     used = (decoded.windows > 0) & np.isfinite(truth).all(1)
     blocks = held_out(engine, recording)
     if blocks:

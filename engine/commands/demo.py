@@ -18,16 +18,15 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from .. import __version__, errors, report
+from .. import __version__, errors
 from ..recordings import read
-from ..runtime import Engine
-from . import _comparison, _demo_report
-from ._comparison import Comparison, Row
+
+if TYPE_CHECKING:
+    from ._comparison import Comparison, Row
 
 HELP = "decode held-out time of two real recordings; writes a report"
 DATA = Path(__file__).resolve().parent.parent / "_demo"
@@ -62,6 +61,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Decode, print and write the report; return the exit status."""
+    from .. import report
+    from . import _comparison, _demo_report
+
     for seed in options.seeds:
         errors.choice("seed", seed, SEEDS)
     began = time.perf_counter()
@@ -91,6 +93,9 @@ def load(
     name: str, seeds: list[int], executor: str = "auto", threads: int | None = None
 ) -> Comparison:
     """Load the recording and the bundles of a task."""
+    from ..runtime import Engine
+    from ._comparison import Comparison
+
     task = TASKS[name]
     bundles = [DATA / f"{task.bundle}_{seed}" for seed in seeds]
     engines = [Engine(bundle, executor=executor, threads=threads) for bundle in bundles]
@@ -125,6 +130,8 @@ def spread(values: Any, digits: int = 2) -> str:
 
 def as_json(name: str, comparison: Comparison, row: Row) -> dict[str, Any]:
     """Return a line of results as JSON holds it."""
+    import torch
+
     return {
         "suite": "demo",
         "task": name,
@@ -136,7 +143,10 @@ def as_json(name: str, comparison: Comparison, row: Row) -> dict[str, Any]:
         "unit": comparison.unit,
         "seeds": comparison.seeds if len(row.r2) > 1 else [],
         "r2": np.round(row.r2, 4).tolist(),
-        "correlation": np.round(row.correlation, 4).tolist(),
+        "correlation": [
+            [None if np.isnan(r) else round(r, 4) for r in each]
+            for each in row.correlation.tolist()
+        ],
         "median_error": np.round(row.median_error, 3).tolist(),
         "settings": row.settings,
         "test_s": [[round(a, 3), round(b, 3)] for a, b in comparison.split.intervals("test")],

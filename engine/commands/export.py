@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from .. import errors, models
-from ..exporter import export, read_training
+from .. import errors
+from . import _options
 
 HELP = "make a bundle from a checkpoint"
 
@@ -15,7 +15,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="Lightning checkpoint, or a saved state_dict")
     parser.add_argument("-o", "--out", required=True, metavar="BUNDLE", help="folder to make")
     parser.add_argument(
-        "--family", help=f"one of {', '.join(models.families())}; default: told by the weights"
+        "--family",
+        help=f"one of {', '.join(_options.modules('models'))}; default: told by the weights",
     )
     parser.add_argument(
         "--set",
@@ -31,6 +32,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Export; return the exit status."""
+    from ..exporter import export, read_training
+
     settings = {}
     for text in options.set:
         key, equals, value = text.partition("=")

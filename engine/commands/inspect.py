@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .. import models
-from ..bundle import Bundle
+from .. import errors
 from ..capture import Site
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
 
 HELP = "say what a bundle holds"
 SHOWN = 5  # ids listed before "..."
@@ -23,6 +25,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Inspect and print; return the exit status."""
+    from ..bundle import Bundle
+
     facts = inspect(Bundle.load(options.bundle))
     print(json.dumps(facts, indent=1, ensure_ascii=False) if options.json else text(facts))
     return 0
@@ -34,6 +38,8 @@ def inspect(bundle: Bundle) -> dict[str, Any]:
     Raises:
         AttendriteError: The weights are not those of the family.
     """
+    from .. import models
+
     models.check_weights(bundle)
     manifest, weights = bundle.manifest, bundle.weights
     model = models.load(manifest.family)(manifest, weights)
@@ -86,7 +92,7 @@ def text(facts: Mapping[str, Any]) -> str:
         lines.append("training  nothing known")
     for name, fact in facts["files"].items():
         lines.append(f"file      {name}  {fact['bytes']:,} bytes  sha256 {fact['sha256']}")
-    return "\n".join(lines)
+    return "\n".join(map(errors.plain, lines))
 
 
 def _unit(name: str) -> str:

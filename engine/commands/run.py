@@ -6,13 +6,15 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..capture import Capture
 from ..files import write_npz
-from ..runtime import Result
 from . import _options
+
+if TYPE_CHECKING:
+    from ..runtime import Result
 
 HELP = "run windows of an .npz file through a bundle"
 
@@ -30,6 +32,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SITE:STATISTIC[:OPTION]",
         help="attention to return, for example encoder:per_unit:spikes or 'processor.*:per_key'",
     )
+    parser.add_argument(
+        "--rollout",
+        choices=("mean", "max"),
+        help="also what queries take from units through all layers, heads fused like this",
+    )
     _options.add_engine(parser)
     parser.add_argument("--batch-size", type=int, help="windows at a time; default: all")
 
@@ -41,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     capture = Capture.parse(text for texts in options.capture for text in texts)
     engine = _options.engine(options)
     batch = engine.model.batch.from_npz(options.input)
-    result = engine.run(batch, capture, batch_size=options.batch_size)
+    result = engine.run(batch, capture, batch_size=options.batch_size, rollout=options.rollout)
     write_npz(options.out, arrays(result))
     return 0
 
@@ -57,4 +64,6 @@ def arrays(result: Result) -> Mapping[str, Any]:
         out["prediction"] = result.prediction
     if result.attention is not None:
         out |= result.attention.arrays()
+    if result.rollout is not None:
+        out["rollout"] = result.rollout
     return out | {"meta": json.dumps(result.meta)}

@@ -135,10 +135,13 @@ class Split:
             AttendriteError: A part is missing or unsound.
         """
         try:
-            edges, roles = tuple(map(float, table["edges"])), tuple(map(str, table["roles"]))
-            return cls(edges, roles, float(table["gap"]), float(table["length"]))
-        except (KeyError, TypeError) as error:
+            edges, roles = np.array(table["edges"], dtype=float), tuple(map(str, table["roles"]))
+            gap, length = float(table["gap"]), float(table["length"])
+            found = (*edges.tolist(), gap, length)
+            errors.finite("times of a split", np.array(found))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise errors.must("a split", "have edges, roles, gap and length", error) from None
+        return cls(found[:-2], roles, gap, length)
 
 
 def split_blocks(

@@ -19,21 +19,26 @@ from .. import errors
 from ..capture import Request
 from ..kernels._operation import Operation
 
-__all__ = ["Captured", "Executor", "choose", "names"]
+__all__ = ["ROLLOUT", "Captured", "Executor", "choose", "names"]
 
 AUTO = "auto"
 _EXECUTORS = Operation(__name__)
 
 Captured = Mapping[tuple[str, str], Tensor]  # by site and array name
+ROLLOUT = ("", "rollout")  # of no site: the rollout of the whole model, [B, Q, U]
 
 
 class Executor(Protocol):
     """A model bound to a way of running it."""
 
     def run(
-        self, inputs: Any, plan: Mapping[str, Mapping[str, Request]]
+        self, inputs: Any, plan: Mapping[str, Mapping[str, Request]], rollout: str | None = None
     ) -> tuple[Tensor | dict[str, Tensor], Captured]:
-        """Return the prediction and what the plan asked for."""
+        """Return the prediction and what the plan asked for.
+
+        With ``rollout``, ``mean`` or ``max`` over heads, also what each query takes from each unit
+        through all layers, under :data:`ROLLOUT`.
+        """
 
     @property
     def choices(self) -> Mapping[str, str]:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..capture import AXES, Request
-from ..kernels.attention import OPERATION, attention, request
+from ..kernels.attention import OPERATION, Attention, attention, request
 from ..models import Family
 from ..models._site import Keys, Queries
+from . import ROLLOUT, _rollout
 
 SPIKE = 0
 NO_UNIT = -1  # unit of a key that counts for none
@@ -26,14 +27,15 @@ class ForwardExecutor:
         model: A family with its weights.
         device: Device of the weights.
         dtype: Of the weights.
-        backend: Backend of the attention; ``None`` takes the best one for each set of statistics,
-            chosen once.
+        backend: Backend of the attention and the rollout; ``None`` takes the best one for each set
+            of statistics, chosen once.
     """
 
     def __init__(
         self, model: Family, device: torch.device, dtype: torch.dtype, backend: str | None
     ) -> None:
         self.model = model
+        self._backend = backend
 
         @cache
         def chosen(width: int, statistics: frozenset[str], grad: bool) -> str:
@@ -45,10 +47,12 @@ class ForwardExecutor:
         self.choices = {"attention": chosen(model.sites[0].width, plain, False)}
 
     def run(
-        self, inputs: Any, plan: Mapping[str, Mapping[str, Request]]
+        self, inputs: Any, plan: Mapping[str, Mapping[str, Request]], rollout: str | None = None
     ) -> tuple[Tensor | dict[str, Tensor], dict[tuple[str, str], Tensor]]:
-        """Return the prediction and what the plan asked for; differentiable."""
+        """Return the prediction and what was asked for; differentiable."""
         captured: dict[tuple[str, str], Tensor] = {}
+        sites = {site.name: site for site in self.model.sites}
+        layers = []
 
         def attend(
             site: str,
@@ -58,25 +62,29 @@ class ForwardExecutor:
             *,
             keys: Keys,
             queries: Queries,
-            restore: Callable[[Tensor], Tensor],
+            rotate_values: bool,
             project: Callable[[Tensor], Tensor],
         ) -> Tensor:
+            if rollout is not None:
+                layers.append(_rollout.kept(sites[site], q, k, keys, queries))
             wanted = plan.get(site, {})
             found: dict[str, Tensor] = {}
             for tokens, statistics in _passes(wanted):
-                out, values = self._attend(q, k, v, keys, queries, tokens, statistics, wanted)
-                found |= values
-            if "partials" in wanted:
-                parts = found["partials.output"].unbind(3)
-                found["partials.output"] = torch.stack([restore(part) for part in parts], 3)
-            out = restore(out)
+                result = self._attend(
+                    q, k, v, keys, queries, rotate_values, tokens, statistics, wanted
+                )
+                out = result.output
+                found |= result.statistics
             if "head_output" in wanted:
                 found["head_output"] = project(out)
             for name, value in found.items():
                 captured[site, name] = _existing(name, value, queries.exist)
             return out
 
-        return self.model.forward(inputs, attend), captured
+        prediction = self.model.forward(inputs, attend)
+        if rollout is not None:
+            captured[ROLLOUT] = _rollout.walked(layers, inputs, rollout, self._backend)
+        return prediction, captured
 
     def _attend(
         self,
@@ -85,29 +93,34 @@ class ForwardExecutor:
         v: Tensor,
         keys: Keys,
         queries: Queries,
+        rotate_values: bool,
         tokens: str,
         statistics: frozenset[str],
         wanted: Mapping[str, Request],
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+    ) -> Attention:
         units = keys.units
         if units is not None and keys.types is not None and tokens == "spikes":
             units = units.masked_fill(keys.types != SPIKE, NO_UNIT)
         grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-        result = attention(
+        return attention(
             q,
             k,
             v,
             statistics=statistics,
             lengths=keys.lengths,
+            rows=keys.rows,
             units=units,
             n_units=keys.n_units,
             query_weights=None if queries.exist is None else queries.exist.to(q.dtype),
+            query_phase=queries.phase,
+            key_phase=keys.phase,
+            rotate_values=rotate_values,
             query_times=queries.times,
             key_times=keys.times,
             top_k=wanted["top_k"].k if "top_k" in wanted else 0,
+            threads=torch.get_num_threads(),
             backend=self._chosen(q.shape[3], statistics, grad),
         )
-        return result.output, result.statistics
 
 
 def _passes(wanted: Mapping[str, Request]) -> list[tuple[str, frozenset[str]]]:

@@ -7,13 +7,15 @@ torch_brain 0.1 and 0.2; Jaegle et al. 2021 (arXiv:2107.14795); rotary embedding
 
 Time enters by rotation only. Angles reach 6e4 rad, so they are float64 until after cos and sin:
 float32 times change POYO's output by 1e-3.
+
+A token of spikes is whose it is and its type, before it turns: keys and values are looked up in
+tables of (unit, type) instead of being projected one by one.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -27,11 +29,14 @@ from .. import errors
 from ..batches import NO_TASK, Batch, SpikeBatch, rows, task_rows
 from ..bundle import Manifest
 from ..capture import Site
+from ..kernels.phases import phases
 from ._site import Attend, Inputs, Keys, Queries, Shapes
 
 EPS = 1e-5
 TOKEN_TYPES = 4  # spike, START, END, and one that is never used
+SPIKE_TYPES = 3
 MOST_STEPS = 1 << 16
+MOST_LAYERS, WIDEST, LONGEST = 1024, 1 << 16, 1e6  # the last in seconds
 NEEDS = {"sequence_length": "1.0", "latent_step": "0.125"}
 
 
@@ -71,11 +76,12 @@ class Config:
             value: Any = manifest.config.get(name)
             values[name] = value
             if field.type == "float":
-                fits = type(value) in (int, float) and math.isfinite(value) and value > 0
-                be = "be a number of seconds > 0"
+                fits = type(value) in (int, float) and 0 < value <= LONGEST
+                be = f"be a number of seconds > 0, at most {LONGEST:g}"
             else:
-                low = 0 if name == "depth" else 1
-                fits, be = type(value) is int and value >= low, f"be an integer >= {low}"
+                low, most = (0, MOST_LAYERS) if name == "depth" else (1, WIDEST)
+                fits = type(value) is int and low <= value <= most
+                be = f"be an integer, {low}..{most}"
             if not fits:
                 raise errors.must(f"config {name!r}", be, repr(value))
         steps = values["sequence_length"] / values["latent_step"]
@@ -90,7 +96,7 @@ class Config:
         return (
             Site("encoder", self.cross_heads, self.dim_head, "tokens"),
             *(
-                Site(f"processor.{i}", self.self_heads, self.dim_head, "latents")
+                Site(f"processor.{i}", self.self_heads, self.dim_head, "latents", residual=True)
                 for i in range(self.depth)
             ),
             Site("decoder", self.cross_heads, self.dim_head, "latents"),
@@ -172,24 +178,11 @@ def _norm_shapes(name: str, dim: int) -> Shapes:
     return {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
 
 
-class Phase(NamedTuple):
-    """Cosine and sine of the rotation at each time, ``[B, N, F]``, dtype of the model."""
+class KeysValues(NamedTuple):
+    """Keys and values before they turn, ``[B, H, K, D]``; tables ``[1, H, T, D]`` with rows."""
 
-    cos: Tensor
-    sin: Tensor
-
-    def back(self) -> Phase:
-        """Return the opposite rotation."""
-        return Phase(self.cos, -self.sin)
-
-
-def rotate(x: Tensor, phase: Phase) -> Tensor:
-    """Rotate the pairs (2i, 2i+1) of the first ``2F`` features of ``[B, H, N, D]``."""
-    turning = 2 * phase.cos.shape[-1]
-    cos, sin = phase.cos[:, None], phase.sin[:, None]
-    even, odd = x[..., 0:turning:2], x[..., 1:turning:2]
-    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
-    return torch.cat((turned, x[..., turning:]), -1)
+    keys: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -224,19 +217,23 @@ class Perceiver:
         """Time of each latent, ``[1, L]``, float64, seconds."""
         return torch.from_numpy(self.config.latent_times).to(self.device)[None]
 
-    def phase(self, times: Tensor) -> Phase:
-        """Return the rotation at times ``[B, N]``, float64, seconds."""
-        angle = times[..., None] * self.omega
+    @cached_property
+    def latent_phase(self) -> Tensor:
+        """Rotation of each latent, ``[1, L, 2, F]``."""
+        return self.phase(self.latent_times)
+
+    def phase(self, times: Tensor) -> Tensor:
+        """Return the rotation at times ``[B, N]``, float64, seconds: ``[B, N, 2, F]``."""
         dtype = self.weights["latent_emb.weight"].dtype
-        return Phase(angle.cos().to(dtype), angle.sin().to(dtype))
+        return phases(times, self.omega, dtype=dtype, threads=torch.get_num_threads())
 
     def __call__(
-        self, tokens: Tensor, keys: Keys, asked: Tensor, queries: Queries, attend: Attend
+        self, tokens: KeysValues, keys: Keys, asked: Tensor, queries: Queries, attend: Attend
     ) -> Tensor:
         """Run encoder, processor and decoder.
 
         Args:
-            tokens: Embedded inputs, ``[B, K, dim]``.
+            tokens: Keys and values of the embedded inputs, :meth:`encoder_keys` of them.
             keys: What they are.
             asked: Embedded queries, ``[B, Q, dim]``.
             queries: What they are.
@@ -245,25 +242,30 @@ class Perceiver:
         Returns:
             The decoded queries before the read-out, ``[B, Q, dim]``.
         """
-        size = len(tokens)
+        size, phase = len(keys.times), self.latent_phase
         times = self.latent_times.expand(size, -1)
-        phase = Phase(*(x.expand(size, -1, -1) for x in self.phase(self.latent_times)))
         latents = self.latents().expand(size, -1, -1)
-        latent_keys, latent_queries = Keys(times), Queries(times)
+        latent_keys = Keys(times, phase=phase)
 
-        key_phase = self.phase(keys.times)
         latents = latents + self.cross_attention(
-            "enc_atn", "encoder", latents, tokens, (phase, key_phase), keys, latent_queries, attend
+            "enc_atn",
+            "encoder",
+            latents,
+            tokens,
+            replace(keys, phase=self.phase(keys.times)),
+            Queries(times, phase=phase),
+            attend,
         )
         latents = latents + self.feed_forward("enc_ffn", latents)
         for i in range(self.config.depth):
             latents = latents + self.self_attention(
-                f"proc_layers.{i}.0", f"processor.{i}", latents, phase, latent_keys, attend
+                f"proc_layers.{i}.0", f"processor.{i}", latents, latent_keys, attend
             )
             latents = latents + self.feed_forward(f"proc_layers.{i}.1", latents)
-        query_phase = self.phase(queries.times)
+        queries = replace(queries, phase=self.phase(queries.times))
+        context = self.cross_keys("dec_atn", latents)
         asked = asked + self.cross_attention(
-            "dec_atn", "decoder", asked, latents, (query_phase, phase), latent_keys, queries, attend
+            "dec_atn", "decoder", asked, context, latent_keys, queries, attend
         )
         return asked + self.feed_forward("dec_ffn", asked)
 
@@ -272,72 +274,69 @@ class Perceiver:
         steps = self.latent_times.shape[1] // self.config.num_latents_per_step
         return self.weights["latent_emb.weight"].repeat(steps, 1)[None]
 
+    def cross_keys(self, name: str, context: Tensor) -> KeysValues:
+        """Return the keys and values of ``context [B, K, dim]``."""
+        x = self.norm(f"{name}.norm_context", context)
+        k, v = F.linear(x, self.weights[f"{name}.to_kv.weight"]).chunk(2, -1)
+        return KeysValues(self.heads(k), self.heads(v))
+
+    def encoder_keys(self, tokens: Tensor) -> KeysValues:
+        """Return the keys and values of embedded inputs ``[B, K, dim]``."""
+        return self.cross_keys("enc_atn", tokens)
+
     def cross_attention(
         self,
         name: str,
         site: str,
         x: Tensor,
-        context: Tensor,
-        phases: tuple[Phase, Phase],
+        context: KeysValues,
         keys: Keys,
         queries: Queries,
         attend: Attend,
     ) -> Tensor:
-        """Return what ``x [B, Q, dim]`` takes from ``context [B, K, dim]``, ``[B, Q, dim]``.
+        """Return what ``x [B, Q, dim]`` takes from a context, ``[B, Q, dim]``.
 
-        ``phases`` are those of ``x`` and of the context. Values turn with their time in the
-        encoder, not in the decoder.
+        Values turn with their time in the encoder, not in the decoder.
         """
         q = F.linear(self.norm(f"{name}.norm", x), self.weights[f"{name}.to_q.weight"])
-        kv = F.linear(
-            self.norm(f"{name}.norm_context", context), self.weights[f"{name}.to_kv.weight"]
-        )
-        k, v = kv.chunk(2, -1)
-        turns = site != "decoder"
-        heads = self.config.cross_heads
-        return self._attention(name, site, heads, (q, k, v), phases, turns, keys, queries, attend)
+        return self._attention(name, site, self.heads(q), context, keys, queries, attend)
 
-    def self_attention(
-        self, name: str, site: str, x: Tensor, phase: Phase, keys: Keys, attend: Attend
-    ) -> Tensor:
+    def self_attention(self, name: str, site: str, x: Tensor, keys: Keys, attend: Attend) -> Tensor:
         """Return what latents ``[B, L, dim]`` take from each other, ``[B, L, dim]``."""
         qkv = F.linear(self.norm(f"{name}.norm", x), self.weights[f"{name}.to_qkv.weight"])
-        q, k, v = qkv.chunk(3, -1)
-        queries, phases = Queries(keys.times), (phase, phase)
-        heads = self.config.self_heads
-        return self._attention(name, site, heads, (q, k, v), phases, True, keys, queries, attend)
+        q, k, v = (self.heads(part) for part in qkv.chunk(3, -1))
+        queries = Queries(keys.times, phase=keys.phase)
+        return self._attention(name, site, q, KeysValues(k, v), keys, queries, attend)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """Split ``[B, N, H D]`` into ``[B, H, N, D]``."""
+        width = self.config.dim_head
+        return x.view(*x.shape[:2], x.shape[2] // width, width).transpose(1, 2)
 
     def _attention(
         self,
         name: str,
         site: str,
-        heads: int,
-        qkv: tuple[Tensor, Tensor, Tensor],
-        phases: tuple[Phase, Phase],
-        turns: bool,
+        q: Tensor,
+        context: KeysValues,
         keys: Keys,
         queries: Queries,
         attend: Attend,
     ) -> Tensor:
-        width = self.config.dim_head
-        q, k, v = (x.view(*x.shape[:2], heads, width).transpose(1, 2) for x in qkv)  # [B, H, N, D]
-        query_phase, key_phase = phases
         weight, bias = (self.weights[f"{name}.to_out.{part}"] for part in ("weight", "bias"))
 
-        def restore(out: Tensor) -> Tensor:
-            return rotate(out, query_phase.back()) if turns else out
-
         def project(out: Tensor) -> Tensor:
-            return torch.einsum("bhqd,ohd->bhqo", out, weight.view(len(weight), heads, width))
+            by_head = weight.view(len(weight), -1, self.config.dim_head)
+            return torch.einsum("bhqd,ohd->bhqo", out, by_head)
 
         out = attend(
             site,
-            rotate(q, query_phase),
-            rotate(k, key_phase),
-            rotate(v, key_phase) if turns else v,
+            q,
+            context.keys,
+            context.values,
             keys=keys,
             queries=queries,
-            restore=restore,
+            rotate_values=site != "decoder",
             project=project,
         )
         return F.linear(out.transpose(1, 2).flatten(2), weight, bias)
@@ -368,7 +367,7 @@ class PerceiverInputs(Inputs):
     """Tensors of a batch.
 
     Attributes:
-        unit_rows: Row of each token in the unit table, ``[B, K]``, int64; 0 on padding.
+        unit_rows: Row of each unit of the batch in the unit table, ``[U]``, int64.
         session_rows: Row of each query in the session table, ``[B, Q]``, int64; 0: no query.
         task_rows: Row of each query in the task table, likewise; ``None`` for one read-out.
         values: dF/F of each token, ``[B, K]``, dtype of the model; ``None`` for spikes.
@@ -390,6 +389,7 @@ class PerceiverModel:
         self.manifest = manifest
         self.layers = Perceiver.bind(manifest, weights)
         self.sites = self.layers.config.sites
+        self._spike_keys: tuple[tuple[int, ...], KeysValues] | None = None
 
     @classmethod
     def sizes(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -428,21 +428,38 @@ class PerceiverModel:
         units = tokens.unit.astype(np.int64)
         table = rows("unit", batch.unit_ids, self.manifest.units)
         exists = np.arange(units.shape[1]) < tokens.lengths[:, None]
+        types = tokens.type.astype(np.int64)
         keys = Keys(
             times=self.tensor(tokens.time),
             lengths=self.tensor(tokens.lengths),
             units=self.tensor(units),
-            types=self.tensor(tokens.type.astype(np.int64)),
+            types=self.tensor(types),
             n_units=len(table),
+            rows=self.tensor(np.where(exists, units * SPIKE_TYPES + types, 0)),
         )
-        unit_rows = self.tensor(np.where(exists, table[units], 0))
-        return PerceiverInputs(keys, self.queries(batch), unit_rows, *self.query_rows(batch))
+        return PerceiverInputs(
+            keys, self.queries(batch), self.tensor(table), *self.query_rows(batch)
+        )
 
-    def embedded_spikes(self, inputs: PerceiverInputs) -> Tensor:
-        """Embed tokens of spikes, ``[B, K, dim]``: whose, and of what type."""
-        types = inputs.keys.types
-        tokens = self.layers.embed("unit_emb", inputs.unit_rows)
-        return tokens if types is None else tokens + self.layers.embed("token_type_emb", types)
+    def spike_keys(self, inputs: PerceiverInputs) -> KeysValues:
+        """Return keys and values of all (unit, type): tables, ``[1, H, U types, D]``.
+
+        Before it turns, all that a token is made of is whose it is and its type. Inference keeps
+        the tables of the units it saw last.
+        """
+        units = tuple(inputs.unit_rows.tolist())
+        kept = self._spike_keys
+        if torch.is_inference_mode_enabled() and kept is not None and kept[0] == units:
+            return kept[1]
+        types = torch.arange(SPIKE_TYPES, device=inputs.unit_rows.device)
+        tokens = (
+            self.layers.embed("unit_emb", inputs.unit_rows)[:, None]
+            + self.layers.embed("token_type_emb", types)[None]
+        )
+        tables = self.layers.encoder_keys(tokens.flatten(0, 1)[None])
+        if torch.is_inference_mode_enabled():
+            self._spike_keys = (units, tables)
+        return tables
 
     def queries(self, batch: Batch) -> Queries:
         """Return the queries of a batch; where its task is "" there is none."""

@@ -21,6 +21,9 @@ class Keys:
         units: Unit of each key, ``[B, K]``, int64; ``None`` where keys are latents.
         types: 0 spike or frame, 1 START, 2 END, ``[B, K]``, int64; ``None`` likewise.
         n_units: Number of units.
+        rows: Row of each key in the tables of keys and values, ``[B, K]``, int64; ``None`` where
+            each key has its own.
+        phase: By which keys turn, ``[B|1, K, 2, F]``; ``None``: they do not.
     """
 
     times: Tensor
@@ -28,6 +31,8 @@ class Keys:
     units: Tensor | None = None
     types: Tensor | None = None
     n_units: int = 0
+    rows: Tensor | None = None
+    phase: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,12 @@ class Queries:
         times: ``[B, Q]``, float64, seconds from the start of the window.
         exist: ``[B, Q]``, bool: where False there is no query, and it counts for nothing; ``None``:
             all exist.
+        phase: By which queries turn, ``[B|1, Q, 2, F]``.
     """
 
     times: Tensor
     exist: Tensor | None = None
+    phase: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -63,17 +70,16 @@ class Attend(Protocol):
     Args:
         site: Name of the layer.
         q: ``[B, H, Q, D]``.
-        k: ``[B, H, K, D]``.
-        v: ``[B, H, K, D]``.
+        k: ``[B, H, K, D]``, or tables ``[1, H, T, D]`` whose rows the keys name.
+        v: Likewise.
         keys: What the keys are.
         queries: What the queries are.
-        restore: Linear map of values from the frame of ``v`` to that of the layer, ``[B, H, Q, D]``
-            to the same (the back rotation); applied to the output and to partial outputs.
-        project: From a restored output to each head's contribution to the layer,
-            ``[B, H, Q, D]`` to ``[B, H, Q, dim]``.
+        rotate_values: Whether values turn with the keys, and outputs back with the queries.
+        project: From an output to each head's contribution to the layer, ``[B, H, Q, D]`` to
+            ``[B, H, Q, dim]``.
 
     Returns:
-        The restored output, ``[B, H, Q, D]``.
+        The output, ``[B, H, Q, D]``.
     """
 
     def __call__(
@@ -85,6 +91,6 @@ class Attend(Protocol):
         *,
         keys: Keys,
         queries: Queries,
-        restore: Callable[[Tensor], Tensor],
+        rotate_values: bool,
         project: Callable[[Tensor], Tensor],
     ) -> Tensor: ...

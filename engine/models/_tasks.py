@@ -107,8 +107,11 @@ class MultitaskModel(PerceiverModel):
         """Return the shape that every tensor must have; tables are as long as they are."""
         out = super().shapes(manifest, weights)
         dim = out["latent_emb.weight"][1]
-        out["task_emb.weight"] = (table_length(weights, "task_emb.weight"), dim)
+        size = table_length(weights, "task_emb.weight")
+        out["task_emb.weight"] = (size, dim)
         for task in manifest.tasks:
+            if task.id >= size:
+                raise errors.must(f"id of task {task.name!r}", f"be below {size}", task.id)
             out[f"{PREFIX}{task.name}.weight"] = (task.dim, dim)
             out[f"{PREFIX}{task.name}.bias"] = (task.dim,)
         return out

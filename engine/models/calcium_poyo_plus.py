@@ -60,7 +60,7 @@ class Model(_tasks.MultitaskModel):
         return PerceiverInputs(
             keys,
             self.queries(batch),
-            padded(table[unit]),
+            self.tensor(table),
             session_rows,
             task_rows,
             values.to(self.layers.weights["latent_emb.weight"].dtype),
@@ -68,17 +68,20 @@ class Model(_tasks.MultitaskModel):
 
     def forward(self, inputs: PerceiverInputs, attend: Attend) -> dict[str, Tensor]:
         """Return the prediction by task, ``[n, d]`` each."""
-        tokens, asked = self.embedded_frames(inputs), self.embedded_queries(inputs)
+        tokens = self.layers.encoder_keys(self.embedded_frames(inputs))
+        asked = self.embedded_queries(inputs)
         decoded = self.layers(tokens, inputs.keys, asked, inputs.queries, attend)
         return self.readout(inputs, decoded)
 
     def embedded_frames(self, inputs: PerceiverInputs) -> Tensor:
         """Embed tokens of frames, ``[B, K, dim]``: how much, and whose. Their type is not used."""
         assert inputs.values is not None  # made by this class
+        assert inputs.keys.units is not None
         weights = self.layers.weights
         value = F.linear(
             inputs.values[..., None],
             weights["input_value_map.weight"],
             weights["input_value_map.bias"],
         )
-        return torch.cat((value, self.layers.embed("unit_emb", inputs.unit_rows)), -1)
+        units = self.layers.embed("unit_emb", inputs.unit_rows)[inputs.keys.units]
+        return torch.cat((value, units), -1)

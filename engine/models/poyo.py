@@ -42,12 +42,9 @@ class Model(PerceiverModel):
     @classmethod
     def shapes(cls, manifest: Manifest, weights: Mapping[str, Tensor]) -> Shapes:
         """Return the shape that every tensor must have; tables are as long as they are."""
-        dim, dim_out = (
-            weights["latent_emb.weight"].shape[1],
-            table_length(weights, "readout.weight"),
-        )
-        readout = {"readout.weight": (dim_out, dim), "readout.bias": (dim_out,)}
-        return super().shapes(manifest, weights) | readout
+        out = super().shapes(manifest, weights)
+        dim, dim_out = out["latent_emb.weight"][1], table_length(weights, "readout.weight")
+        return out | {"readout.weight": (dim_out, dim), "readout.bias": (dim_out,)}
 
     def inputs(self, batch: SpikeBatch) -> PerceiverInputs:
         """Turn a checked batch into tensors."""
@@ -56,7 +53,7 @@ class Model(PerceiverModel):
     def forward(self, inputs: PerceiverInputs, attend: Attend) -> Tensor:
         """Return the prediction, ``[B, Q, dim_out]``."""
         layers, weights = self.layers, self.layers.weights
-        tokens = self.embedded_spikes(inputs)
+        tokens = self.spike_keys(inputs)
         asked = layers.embed("session_emb", inputs.session_rows)
         decoded = layers(tokens, inputs.keys, asked, inputs.queries, attend)
         return F.linear(decoded, weights["readout.weight"], weights["readout.bias"])

@@ -33,6 +33,6 @@ class Model(_tasks.MultitaskModel):
 
     def forward(self, inputs: PerceiverInputs, attend: Attend) -> dict[str, Tensor]:
         """Return the prediction by task, ``[n, d]`` each."""
-        tokens, asked = self.embedded_spikes(inputs), self.embedded_queries(inputs)
+        tokens, asked = self.spike_keys(inputs), self.embedded_queries(inputs)
         decoded = self.layers(tokens, inputs.keys, asked, inputs.queries, attend)
         return self.readout(inputs, decoded)

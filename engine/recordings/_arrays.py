@@ -80,13 +80,12 @@ def read_header(stream: IO[bytes], what: str) -> Header:
 
 
 def _plain_dtype(descr: str, what: str) -> np.dtype[Any]:
+    if descr.lstrip("<>|=")[0] not in "biufUS?":
+        raise errors.must(what, "hold numbers or strings", f"dtype {descr!r}")
     try:
-        dtype = np.dtype(descr)
+        return np.dtype(descr)
     except (TypeError, ValueError, OverflowError) as error:
         raise errors.must(what, "have a known dtype", repr(descr)) from error
-    if dtype.kind not in "biufUS":
-        raise errors.must(what, "hold numbers or strings", f"dtype {descr!r}")
-    return dtype
 
 
 def map_npy(path: Path) -> NDArray[Any]:
@@ -206,6 +205,8 @@ def _read_stream(stream: IO[bytes], size: int, what: str) -> NDArray[Any]:
         highest = int(array.reshape(-1).view(header.dtype.byteorder + "u4").max())
         if highest > sys.maxunicode:  # numpy would stumble over it later
             raise errors.must(what, "hold Unicode text", f"the code point {highest:#x}")
+    if header.dtype.kind == "b" and flat.size and int(flat.max()) > 1:  # True, but counted as more
+        raise errors.must(what, "hold booleans", f"the byte {int(flat.max()):#x}")
     return array
 
 

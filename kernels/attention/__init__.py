@@ -34,6 +34,7 @@ from torch import Tensor
 
 from .. import _arrays
 from .._operation import Operation
+from ._problem import HALF, Problem
 
 __all__ = ["OPERATION", "STATISTICS", "Attention", "attention", "request"]
 
@@ -103,9 +104,14 @@ def attention(
     *,
     statistics: Collection[str] = (),
     lengths: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    rows: Tensor | None = None,
     units: Tensor | None = None,
     n_units: int = 0,
     query_weights: Tensor | None = None,
+    query_phase: Tensor | None = None,
+    key_phase: Tensor | None = None,
+    rotate_values: bool = False,
     query_times: Tensor | None = None,
     key_times: Tensor | None = None,
     top_k: int = 0,
@@ -115,16 +121,30 @@ def attention(
 ) -> Attention:
     """Attend, and return the statistics asked for and nothing else.
 
+    Keys of a batch come in one of two forms: *padded*, ``K`` for each element, of which ``lengths``
+    exist; or *packed* (``cu_seqlens``), those of all elements one after the other: then what is
+    said below to have axes ``[B, K]`` has ``[1, N]``, and ``K`` of the results is the longest.
+    With ``rows``, ``k`` and ``v`` are tables and each key names its row.
+
     Args:
         q: Queries, ``[B, H, Q, D]``, floating, any strides. No argument is modified or kept.
-        k: Keys, ``[B, H, K, D]``, dtype and device of ``q``.
+        k: Keys, ``[B, H, K, D]``, dtype and device of ``q``; with ``rows`` ``[1, H, T, D]``.
         v: Values, ``[B, H, K, Dv]``, likewise.
         statistics: Names of the module's table.
         lengths: Keys of each batch element, ``[B]``, int64; keys from there on are padding and may
             hold anything, NaN too. ``None``: all ``K`` exist.
+        cu_seqlens: Packed keys: element ``b`` has keys ``cu_seqlens[b]`` to ``cu_seqlens[b+1]``,
+            ``[B+1]``, int64, from 0 to ``N``, not decreasing.
+        rows: Row of each key in the tables, ``[B, K]``, int64 in ``0..T-1``; padding too.
         units: Unit of each key, ``[B, K]``, int64 in ``-1..U-1``, any order; -1 counts for none.
         n_units: Number of units ``U``.
         query_weights: ``w_q``, ``[B, Q]`` or ``[B, H, Q]``, dtype of ``q``; ``None``: 1.
+        query_phase: Cosine and sine by which queries turn, ``[B|1, Q, 2, F]``, dtype of ``q``,
+            float32 for half precision: pairs ``(2i, 2i+1)`` of the first ``2F`` features, by
+            :func:`attendrite.kernels.phases.phases` (Su et al. 2021, arXiv:2104.09864).
+        key_phase: The same of the keys, ``[B, K, 2, F]``; both or neither.
+        rotate_values: Values turn with the keys, and outputs back with the queries (``partials``
+            too): values are then relative in time, as in POYO (arXiv:2310.16046).
         query_times: ``[B, Q]``, float64, seconds; for ``lag``.
         key_times: ``[B, K]``, float64, seconds; for ``lag``.
         top_k: How many keys ``top_k`` returns.
@@ -135,39 +155,48 @@ def attention(
 
     Raises:
         TypeError: Not floating, or dtypes differ.
-        ValueError: Wrong shapes, an unknown statistic, or one whose arguments are missing.
+        ValueError: Wrong shapes, an unknown statistic, one whose arguments are missing, or the
+            named backend refuses.
     """
     _check_qkv(q, k, v)
     _check_statistics(statistics, units, n_units, query_times, key_times, top_k)
-    shapes = {
-        "lengths": (lengths, (k.shape[0],)),
-        "units": (units, (k.shape[0], k.shape[2])),
-        "query_times": (query_times, (q.shape[0], q.shape[2])),
-        "key_times": (key_times, (k.shape[0], k.shape[2])),
-    }
-    for name, (tensor, shape) in shapes.items():
+    keys = _check_keys(q, k, lengths, cu_seqlens, rows)
+    for name, tensor, shape in (
+        ("units", units, keys),
+        ("query_times", query_times, (q.shape[0], q.shape[2])),
+        ("key_times", key_times, keys),
+    ):
         if tensor is not None and tuple(tensor.shape) != shape:
             raise _arrays.must(name, f"have shape {list(shape)}", list(tensor.shape))
+    _check_phases(q, v, keys, query_phase, key_phase, rotate_values)
     if query_weights is not None:
         query_weights = _per_head(query_weights, q)
+    if threads < 1:
+        raise _arrays.must("threads", "be >= 1", threads)
     grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
     kind = request(q.device.type, q.dtype, q.shape[3], v.shape[3], statistics, grad=grad)
     module = OPERATION.choose(backend, **kind)
-    result: Attention = module.run(
-        q,
-        k,
-        v,
+    problem = Problem(
+        q=q,
+        k=k,
+        v=v,
         statistics=frozenset(statistics),
         lengths=lengths,
+        cu_seqlens=cu_seqlens,
+        rows=rows,
         units=units,
         n_units=n_units,
         query_weights=query_weights,
+        query_phase=query_phase,
+        key_phase=key_phase,
+        rotate_values=rotate_values,
         query_times=query_times,
         key_times=key_times,
         top_k=top_k,
         scale=q.shape[-1] ** -0.5 if scale is None else scale,
         threads=threads,
     )
+    result: Attention = module.run(problem)
     return result
 
 
@@ -177,11 +206,65 @@ def _check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise _arrays.must(name, "have shape [B, H, N, D]", list(tensor.shape))
         if not tensor.is_floating_point() or tensor.dtype != q.dtype:
             raise TypeError(f"{name} must be floating and of q's dtype, got {tensor.dtype}")
-    batch, heads, _, width = q.shape
-    if k.shape[:2] != (batch, heads) or k.shape[3] != width:
-        raise _arrays.must("k", f"have shape [{batch}, {heads}, K, {width}]", list(k.shape))
     if v.shape[:3] != k.shape[:3]:
-        raise _arrays.must("v", f"have shape [{batch}, {heads}, {k.shape[2]}, Dv]", list(v.shape))
+        axes = ", ".join(map(str, k.shape[:3]))
+        raise _arrays.must("v", f"have shape [{axes}, Dv]", list(v.shape))
+
+
+def _check_keys(
+    q: Tensor,
+    k: Tensor,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    rows: Tensor | None,
+) -> tuple[int, int]:
+    """Check the form of the keys and return the shape of what each key has."""
+    batch, heads, _, width = q.shape
+    if lengths is not None and cu_seqlens is not None:
+        raise _arrays.must("lengths", "be None with cu_seqlens", list(lengths.shape))
+    if lengths is not None and tuple(lengths.shape) != (batch,):
+        raise _arrays.must("lengths", f"have shape [{batch}]", list(lengths.shape))
+    if cu_seqlens is not None and tuple(cu_seqlens.shape) != (batch + 1,):
+        raise _arrays.must("cu_seqlens", f"have shape [{batch + 1}]", list(cu_seqlens.shape))
+    size = 1 if cu_seqlens is not None else batch
+    n_keys = k.shape[2]
+    if rows is not None:
+        if rows.ndim != 2 or len(rows) != size:
+            raise _arrays.must("rows", f"have shape [{size}, K]", list(rows.shape))
+        n_keys = rows.shape[1]
+    tables = size if rows is None else 1
+    if k.shape[:2] != (tables, heads) or k.shape[3] != width:
+        raise _arrays.must("k", f"have shape [{tables}, {heads}, K, {width}]", list(k.shape))
+    return size, n_keys
+
+
+def _check_phases(
+    q: Tensor,
+    v: Tensor,
+    keys: tuple[int, int],
+    query_phase: Tensor | None,
+    key_phase: Tensor | None,
+    rotate_values: bool,
+) -> None:
+    if query_phase is None or key_phase is None:
+        if query_phase is not key_phase or rotate_values:
+            raise _arrays.must("query_phase and key_phase", "be given both", "one or none")
+        return
+    dtype = torch.float32 if q.dtype in HALF else q.dtype
+    most = min(q.shape[3], v.shape[3] if rotate_values else q.shape[3]) // 2
+    sizes = (("query_phase", query_phase, (q.shape[0], q.shape[2])), ("key_phase", key_phase, keys))
+    for name, phase, (size, count) in sizes:
+        if (
+            phase.ndim != 4
+            or len(phase) not in (1, size)
+            or tuple(phase.shape[1:3]) != (count, 2)
+            or phase.shape[3] > most
+            or phase.shape[3] != query_phase.shape[3]
+        ):
+            shape = f"[{size} or 1, {count}, 2, F <= {most}]"
+            raise _arrays.must(name, f"have shape {shape}", list(phase.shape))
+        if phase.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype}, got {phase.dtype}")
 
 
 def _check_statistics(

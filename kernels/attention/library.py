@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import Attention, reference
+from ._problem import Problem
 
 PRIORITY = 10
 BLOCK = 1 << 23  # scores held at a time: 32 MiB in float32
@@ -19,38 +21,30 @@ def refuses(**request: Any) -> None:
     del request
 
 
-def run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    statistics: frozenset[str],
-    lengths: Tensor | None,
-    query_weights: Tensor | None,
-    query_times: Tensor | None,
-    scale: float,
-    **rest: Any,
-) -> Attention:
+def run(problem: Problem) -> Attention:
     """See :func:`attendrite.kernels.attention.attention`."""
-    if not statistics:
-        return Attention(_plain(q, k, v, lengths, scale))
-    per_query = max(1, q.shape[0] * q.shape[1] * k.shape[2])
-    step = max(1, BLOCK // per_query)
-    blocks = [
-        reference.run(
-            q[:, :, at : at + step],
-            k,
-            v,
-            statistics=statistics,
-            lengths=lengths,
-            query_weights=None if query_weights is None else query_weights[..., at : at + step],
-            query_times=None if query_times is None else query_times[:, at : at + step],
-            scale=scale,
-            **rest,
-        )
-        for at in range(0, max(1, q.shape[2]), step)
-    ]
-    return _join(blocks)
+    p = problem.padded()
+    if not p.statistics:
+        p = p.rotated()
+        return Attention(p.restored(_plain(p.q, p.k, p.v, p.lengths, p.scale)))
+    step = max(1, BLOCK // max(1, p.q.shape[0] * p.q.shape[1] * p.k.shape[2]))
+    return _join([_block(p, at, at + step) for at in range(0, max(1, p.q.shape[2]), step)])
+
+
+def _block(p: Problem, begin: int, end: int) -> Attention:
+    """Attend from some of the queries."""
+
+    def cut(x: Tensor | None, axis: int) -> Tensor | None:
+        return None if x is None else x.narrow(axis, begin, min(end, x.shape[axis]) - begin)
+
+    block = replace(
+        p,
+        q=p.q[:, :, begin:end],
+        query_weights=cut(p.query_weights, 2),
+        query_times=cut(p.query_times, 1),
+        query_phase=cut(p.query_phase, 1),
+    )
+    return reference.run(block)
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, scale: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import Attention
+from ._problem import HALF, Problem
 
 PRIORITY = 0
 INF = float("inf")
@@ -19,58 +21,45 @@ def refuses(**request: Any) -> None:
     del request
 
 
-def run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    statistics: frozenset[str],
-    lengths: Tensor | None,
-    units: Tensor | None,
-    n_units: int,
-    query_weights: Tensor | None,
-    query_times: Tensor | None,
-    key_times: Tensor | None,
-    top_k: int,
-    scale: float,
-    threads: int,
-) -> Attention:
+def run(problem: Problem) -> Attention:
     """See :func:`attendrite.kernels.attention.attention`."""
-    del threads
-    dtype = q.dtype
-    if dtype in (torch.float16, torch.bfloat16):
-        q, k, v = q.float(), k.float(), v.float()
-    exists, k, v = without_padding(k, v, lengths)
-    scores = (q @ k.transpose(2, 3) * scale).masked_fill(~exists, -INF)  # [B, H, Q, K]
+    p, dtype = problem.padded(), problem.q.dtype
+    if dtype in HALF:
+        p = replace(p, q=p.q.float(), k=p.k.float(), v=p.v.float())
+    p = p.rotated()
+    statistics, n_units = p.statistics, p.n_units
+    exists, k, v = without_padding(p.k, p.v, p.lengths)
+    scores = (p.q @ k.transpose(2, 3) * p.scale).masked_fill(~exists, -INF)  # [B, H, Q, K]
     weights, lse = softmax(scores)
 
     found: dict[str, Tensor] = {"weights": weights, "lse": lse}
     if "per_key" in statistics:
-        weighted = weights if query_weights is None else weights * query_weights[..., None]
+        weighted = weights if p.query_weights is None else weights * p.query_weights[..., None]
         found["per_key"] = weighted.sum(2)
     if "entropy" in statistics:
         found["entropy"] = -(weights * torch.where(weights > 0, weights, 1).log()).sum(3)
-    if "lag" in statistics and query_times is not None and key_times is not None:
-        lag = query_times[:, None, :, None] - key_times[:, None, None, :]
+    if "lag" in statistics and p.query_times is not None and p.key_times is not None:
+        lag = p.query_times[:, None, :, None] - p.key_times[:, None, None, :]
         found["lag"] = (weights * lag.masked_fill(~exists, 0).to(weights.dtype)).sum(3)
     if "top_k" in statistics:
-        found["top_k.weight"], found["top_k.key"] = largest(weights, exists, top_k)
-    if units is not None and statistics & {"per_unit", "per_query_unit"}:
-        slot = units.masked_fill(units < 0, n_units)[:, None, None].expand(weights.shape)
+        found["top_k.weight"], found["top_k.key"] = largest(weights, exists, p.top_k)
+    if p.units is not None and statistics & {"per_unit", "per_query_unit"}:
+        slot = p.units.masked_fill(p.units < 0, n_units)[:, None, None].expand(weights.shape)
         sums = weights.new_zeros(*weights.shape[:3], n_units + 1).scatter_add(3, slot, weights)
         found["per_query_unit"] = sums = sums[..., :n_units]
-        weighted = sums if query_weights is None else sums * query_weights[..., None]
+        weighted = sums if p.query_weights is None else sums * p.query_weights[..., None]
         found["per_unit"] = weighted.sum(2)
-    if units is not None and "partials" in statistics:
+    if p.units is not None and "partials" in statistics:
         shape = (*weights.shape[:3], n_units)
         found["partials.lse"] = lse.new_full(shape, -INF)
-        found["partials.output"] = v.new_zeros(*shape, v.shape[3])
+        parts = v.new_zeros(*shape, v.shape[3])
         for u in range(n_units):
-            part, part_lse = softmax(scores.masked_fill(units[:, None, None] != u, -INF))
+            part, part_lse = softmax(scores.masked_fill(p.units[:, None, None] != u, -INF))
             found["partials.lse"][..., u] = part_lse
-            found["partials.output"][..., u, :] = part @ v
+            parts[..., u, :] = part @ v
+        found["partials.output"] = p.restored(parts)
     wanted = {name: x for name, x in found.items() if name.partition(".")[0] in statistics}
-    return Attention((weights @ v).to(dtype), wanted)
+    return Attention(p.restored(weights @ v).to(dtype), wanted)
 
 
 def without_padding(k: Tensor, v: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -192,6 +192,7 @@ def _check_out(out: NDArray[Any], shape: tuple[int, ...]) -> None:
         raise TypeError(f"out must have one of the dtypes {known}, got {out.dtype}")
     if out.shape != shape:
         raise must("out", f"have shape {list(shape)}", list(out.shape))
-    if not out.flags.c_contiguous or not out.flags.writeable:
-        kind = "read-only" if out.flags.c_contiguous else f"strides {out.strides}"
+    if not out.flags.carray:
+        kind = "read-only" if out.flags.aligned else "unaligned memory"
+        kind = kind if out.flags.c_contiguous else f"strides {out.strides}"
         raise must("out", "be contiguous and writeable", kind, "pass a fresh array")

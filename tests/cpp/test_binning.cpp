@@ -103,6 +103,15 @@ void random_spikes() {
     }
 }
 
+// Outputs of more than two MiB, which are written past the caches.
+void large_outputs() {
+    const Recording r = random_recording(99, 333, 7001, 20000);
+    check_dense<std::uint8_t>(r);
+    check_dense<std::uint16_t>(r);
+    check_dense<std::int32_t>(r);
+    check_dense<float>(r);
+}
+
 std::string fault_of(const Recording& r, bool drop = false) {
     std::vector<std::uint8_t> out(static_cast<std::size_t>(r.grid.n_bins * r.n_units));
     std::string message;
@@ -157,6 +166,7 @@ void faults() {
 int main() {
     on_every_level([] {
         random_spikes();
+        large_outputs();
         faults();
     });
     return failures() == 0 ? 0 : 1;

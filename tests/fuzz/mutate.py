@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import random
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 
 # Edges of the integers that files hold as sizes, counts and offsets.
@@ -30,6 +32,25 @@ def mutate(data: bytes, others: Sequence[bytes], chance: random.Random) -> bytes
     for _ in range(chance.choice([1, 1, 1, 2, 4])):
         data = chance.choice(MUTATIONS)(data, others, chance)
     return data
+
+
+def mutate_archive(
+    data: bytes, others: Sequence[bytes], chance: random.Random, general: Callable[..., bytes]
+) -> bytes:
+    """Damage a zip archive, or one entry of it with the checksum made right again."""
+    if chance.random() < 0.4:
+        return general(data, others, chance)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = {entry: archive.read(entry) for entry in archive.namelist()}
+    name = chance.choice(list(entries))
+    entries[name] = general(entries[name], list(entries.values()), chance)
+    out = io.BytesIO()
+    with zipfile.ZipFile(
+        out, "w", chance.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    ) as new:
+        for entry, content in entries.items():
+            new.writestr(entry, content)
+    return out.getvalue()
 
 
 def _flip_bits(data: bytes, _: Sequence[bytes], chance: random.Random) -> bytes:

@@ -7,7 +7,7 @@
 A target is a module of ``targets/`` with ``seeds(folder) -> list[Path]``, which writes small valid
 inputs (files or folders), and ``read(path)``, which reads one completely. For a format with
 checksums it may have its own ``mutate(data, others, chance, general)``, which is given the general
-mutation of ``mutate.py``.
+mutation of ``mutate.py``. Targets may import the modules of this folder.
 
 The property: whatever the bytes, ``read`` returns, or raises ``AttendriteError`` or ``OSError``;
 within ``SLOWEST`` seconds, and with ``MOST_MEMORY`` bytes of address space beyond the seeds' need.
@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in options.targets:
         if name not in known:
             parser.error(f"unknown target {name!r}; known: {', '.join(known)}")
-    import attendrite  # once, for all targets  # noqa: F401
+    if not options.targets:
+        import attendrite.runtime  # with torch, once for all targets  # noqa: F401
 
     return max([supervise(name, options) for name in options.targets or known], default=0)
 

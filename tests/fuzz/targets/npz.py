@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import random
-import zipfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attendrite.recordings
 import numpy as np
 from attendrite.recordings import Intervals, Recording, Series
+from mutate import mutate_archive as mutate
+
+__all__ = ["mutate", "read", "seeds"]
 
 
 def seeds(folder: Path) -> list[Path]:
@@ -36,22 +35,3 @@ def seeds(folder: Path) -> list[Path]:
 
 def read(path: Path) -> None:
     attendrite.recordings.read(path).summary()
-
-
-def mutate(
-    data: bytes, others: Sequence[bytes], chance: random.Random, general: Callable[..., bytes]
-) -> bytes:
-    """Damage the archive, or one array with the checksum made right again."""
-    if chance.random() < 0.4:
-        return general(data, others, chance)
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        entries = {entry: archive.read(entry) for entry in archive.namelist()}
-    name = chance.choice(list(entries))
-    entries[name] = general(entries[name], list(entries.values()), chance)
-    out = io.BytesIO()
-    with zipfile.ZipFile(
-        out, "w", chance.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-    ) as new:
-        for entry, content in entries.items():
-            new.writestr(entry, content)
-    return out.getvalue()

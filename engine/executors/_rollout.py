@@ -1,0 +1,37 @@
+"""The rollout of a forward pass: the scores of its layers are kept, then walked back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..capture import Site
+from ..kernels.rollout import Layer, rollout
+from ..models._site import Inputs, Keys, Queries
+
+
+def kept(site: Site, q: Tensor, k: Tensor, keys: Keys, queries: Queries) -> Layer:
+    """Return what the rollout needs of a layer; shares memory."""
+    arguments = {
+        "lengths": keys.lengths,
+        "rows": keys.rows,
+        "query_phase": queries.phase,
+        "key_phase": keys.phase,
+    }
+    return Layer(q, k, site.residual, arguments)
+
+
+def walked(layers: Sequence[Layer], inputs: Inputs, fuse: str, backend: str | None) -> Tensor:
+    """Return what each query takes from each unit, ``[B, Q, U]``; 0 where there is no query."""
+    keys, exist = inputs.keys, inputs.queries.exist
+    found = rollout(
+        layers,
+        fuse=fuse,
+        units=keys.units,
+        n_units=keys.n_units,
+        threads=torch.get_num_threads(),
+        backend=backend,
+    )
+    return found if exist is None else found.masked_fill(~exist[..., None], 0)

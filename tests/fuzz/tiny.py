@@ -1,0 +1,35 @@
+"""Tiny bundles of every family, made on the spot: kilobytes, with random weights."""
+
+from __future__ import annotations
+
+import torch
+from attendrite import models
+from attendrite.bundle import Bundle, Manifest, Task
+
+torch.set_num_threads(1)  # the threads' stacks count as memory
+
+UNITS, SESSIONS = ("a", "b", "c"), ("one", "two")
+SIZES = {
+    "num_latents_per_step": 2, "dim": 8, "dim_head": 4, "depth": 1, "cross_heads": 2,
+    "self_heads": 2, "sequence_length": 1.0, "latent_step": 0.5,
+}  # fmt: skip
+TABLES = {
+    "unit_emb.weight": (len(UNITS) + 1, 8), "session_emb.weight": (len(SESSIONS) + 1, 8),
+    "task_emb.weight": (4, 8), "latent_emb.weight": (2, 8), "readout.weight": (2, 8),
+}  # fmt: skip
+
+
+def bundle(family: str) -> Bundle:
+    """Return a bundle of a family."""
+    tasks = (Task("place", 1, 2), Task("side", 3, 4, "multinomial")) if family != "poyo" else ()
+    units, sessions = ({x: i + 1 for i, x in enumerate(ids)} for ids in (UNITS, SESSIONS))
+    training = {"rates_hz": dict.fromkeys(units, 2.5), "seeds": [0], "session": "one"}
+    blocks = {"edges": [0.0, 4.0, 8.0], "roles": ["training", "test"], "gap": 1.0, "length": 1.0}
+    manifest = Manifest(
+        family, f"tiny {family}", SIZES, units, sessions, tasks, {**training, "split": blocks}
+    )
+    tables = {name: torch.zeros(shape) for name, shape in TABLES.items()}
+    chance = torch.Generator().manual_seed(0)
+    shapes = models.load(family).shapes(manifest, tables)
+    weights = {name: torch.randn(shape, generator=chance) for name, shape in shapes.items()}
+    return Bundle(manifest, weights)
