@@ -1,4 +1,4 @@
-"""Measure: ``python benchmarks/run.py SUITE... [--json FILE] [--threads N] [--quick]``.
+"""Measure: ``python benchmarks/run.py SUITE... [--json FILE] [--threads N] [--only NAMES]``.
 
 A suite is a file of ``benchmarks/suites``. Peers that are not installed are named and left out:
 ``pip install -e ".[peers]"`` brings them. Committed rows come from
@@ -14,6 +14,8 @@ import pkgutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,13 +60,20 @@ def cases(suite: str, options: Options) -> Iterator[Case]:
     return found
 
 
-def run(suite: str, options: Options) -> list[Row]:
-    """Measure a suite, printing each case as it is done."""
+def run(suite: str, options: Options, only: str = "*") -> list[Row]:
+    """Measure a suite, printing each case as it is done; ``only`` chooses implementations."""
     import summary
     import timing
 
     rows: list[Row] = []
     for case in cases(suite, options):
+        case.contestants = [
+            one
+            for one in case.contestants
+            if any(map(partial(fnmatchcase, one.name), only.split("|")))
+        ]
+        if not case.contestants:
+            continue
         found = timing.measure(case, share_s=SHARE_S[options.quick])
         print(summary.table(case, found), flush=True)
         rows += found
@@ -79,6 +88,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="write the rows, one a line; a folder gets one file for each suite",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, metavar="N")
+    parser.add_argument(
+        "--only", default="*", metavar="NAMES",
+        help="implementations to measure, as a pattern (several with |): 'attendrite:*'",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="tiny inputs, to see that it runs")
     options = parser.parse_args(arguments)
     if options.threads < 1:
@@ -95,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     torch.set_num_threads(options.threads)
     told = Options(threads=options.threads, quick=options.quick)
-    measured = {suite: run(suite, told) for suite in options.suites}
+    measured = {suite: run(suite, told, options.only) for suite in options.suites}
     if options.json and options.json.is_dir():
         for suite, found in measured.items():
             rows.save(options.json / f"{suite}.jsonl", found)

@@ -82,14 +82,13 @@ AttentionProblem problem_of(const py::dict& fields) {
     return p;
 }
 
-std::size_t attention_workspace(const py::dict& fields, int threads) {
-    return attendrite::attention_workspace(problem_of(fields), threads);
-}
-
-void attention(const py::dict& fields, Address workspace, int threads) {
+// Runs where `size` bytes at `workspace` are enough, and says how many it needs.
+std::size_t attention(const py::dict& fields, Address workspace, std::size_t size, int threads) {
     const AttentionProblem p = problem_of(fields);
     const py::gil_scoped_release unlocked;
-    attendrite::attention(p, pointer<void>(workspace), threads);
+    const std::size_t needed = attendrite::attention_workspace(p, threads);
+    if (needed <= size) attendrite::attention(p, pointer<void>(workspace), threads);
+    return needed;
 }
 
 void phases(const Array<double>& times, const Array<double>& omega, Array<float>& out,
@@ -106,10 +105,11 @@ void phases(const Array<double>& times, const Array<double>& omega, Array<float>
 }  // namespace
 
 void bind_attention(py::module_& m) {
-    m.def("attention_workspace", attention_workspace, py::arg("fields"), py::arg("threads"),
-          "Bytes that attention() works in.");
-    m.def("attention", attention, py::arg("fields"), py::arg("workspace"), py::arg("threads"),
-          "Attention of a problem given by addresses; see csrc/attention.hpp.");
+    m.def(
+        "attention", attention, py::arg("fields"), py::arg("workspace"), py::arg("size"),
+        py::arg("threads"),
+        "Attention of a problem given by addresses, see csrc/attention.hpp; returns the bytes that "
+        "it works in, and does nothing where there are fewer.");
     m.def("phases", phases, py::arg("times").noconvert(), py::arg("omega").noconvert(),
           py::arg("out").noconvert(), py::arg("threads"),
           "Cosines and sines of rotary angles, [*, 2, F].");

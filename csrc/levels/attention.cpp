@@ -565,6 +565,19 @@ void finish(const BlockState& state, const TopState* top, const BlockShape& shap
         write_rows(state.output, out.queries, shape.value_width, out.output, scratch);
     }
     if (out.per_query_unit == nullptr && out.per_unit == nullptr) return;
+    if (out.per_query_unit == nullptr) {  // the shares of single queries are not needed
+        for (std::int64_t lane = 0; lane < shape.lanes; lane += kWidth) {
+            store(inverse + lane, load(inverse + lane) * load(out.query_weights + lane));
+        }
+        for (std::int64_t u = 0; u < shape.n_units; ++u) {
+            Floats total = all(0.0F);
+            for (std::int64_t lane = 0; lane < shape.lanes; lane += kWidth) {
+                total = fma(load(state.units + u * kLanes + lane), load(inverse + lane), total);
+            }
+            out.per_unit[u] = sum(total);
+        }
+        return;
+    }
     for (std::int64_t u = 0; u < shape.n_units; ++u) {
         Floats total = all(0.0F);
         for (std::int64_t lane = 0; lane < shape.lanes; lane += kWidth) {
@@ -575,10 +588,7 @@ void finish(const BlockState& state, const TopState* top, const BlockShape& shap
         }
         if (out.per_unit != nullptr) out.per_unit[u] = sum(total);
     }
-    if (out.per_query_unit != nullptr) {
-        transpose(state.units, kLanes, shape.n_units, out.queries, out.per_query_unit,
-                  shape.n_units);
-    }
+    transpose(state.units, kLanes, shape.n_units, out.queries, out.per_query_unit, shape.n_units);
 }
 
 // ---- the second pass ----

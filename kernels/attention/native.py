@@ -5,11 +5,13 @@ Scores, sums and softmax are float32, whatever the dtype; see ``csrc/attention.h
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +26,7 @@ ELEMENTS = {
     torch.bfloat16: "bfloat16",
 }
 WIDEST = 256
+HUGE = 1 << 22  # bytes from which NumPy does: a page fault for each 4 KiB takes longer than writing
 
 
 def refuses(**request: Any) -> str | None:
@@ -48,7 +51,7 @@ def run(problem: Problem) -> Attention:
     q = -problem.q if problem.scale < 0 else problem.q
     longest = problem.longest()
     found = dict(_results(problem, longest))
-    output = q.new_empty(*q.shape[:3], problem.v.shape[3])
+    output = _empty((*q.shape[:3], problem.v.shape[3]), q.dtype)
     if q.numel() == 0:
         for name, tensor in found.items():
             tensor.fill_(-1 if name == "top_k.key" else 0)
@@ -108,8 +111,11 @@ def run(problem: Problem) -> Attention:
         "output": output.data_ptr(),
         **{name: 0 if name not in found else found[name].data_ptr() for name in RESULTS},
     }
-    memory = _workspace(_core.attention_workspace(fields, p.threads))
-    _core.attention(fields, memory.data_ptr(), p.threads)
+    memory = _workspace(0)
+    needed = _core.attention(fields, memory.data_ptr(), len(memory), p.threads)
+    if needed > len(memory):
+        memory = _workspace(needed)
+        _core.attention(fields, memory.data_ptr(), len(memory), p.threads)
     return Attention(output, found)
 
 
@@ -147,7 +153,18 @@ def _results(p: Problem, longest: int) -> Iterator[tuple[str, Tensor]]:
     for name, shape in shapes.items():
         if name.partition(".")[0] in p.statistics:
             dtype = torch.int64 if name == "top_k.key" else torch.float32
-            yield name, torch.empty(shape, dtype=dtype)
+            yield name, _empty(shape, dtype)
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return memory that nobody wrote; large one from NumPy, which asks for huge pages."""
+    if math.prod(shape) * dtype.itemsize < HUGE:
+        return torch.empty(shape, dtype=dtype)
+    return (
+        torch.from_numpy(np.empty(math.prod(shape) * dtype.itemsize, np.uint8))
+        .view(dtype)
+        .view(shape)
+    )
 
 
 def _batch_stride(phase: Tensor | None) -> int:
@@ -158,7 +175,7 @@ _kept = threading.local()
 
 
 def _workspace(size: int) -> Tensor:
-    """Return memory that this thread keeps from call to call."""
+    """Return memory that this thread keeps from call to call, at least that much."""
     memory: Tensor | None = getattr(_kept, "memory", None)
     if memory is None or len(memory) < size:
         memory = _kept.memory = torch.empty(size, dtype=torch.uint8)

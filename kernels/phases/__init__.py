@@ -1,7 +1,7 @@
 """Cosine and sine of the rotary angles of continuous times (Su et al. 2021, arXiv:2104.09864).
 
-``phase[b, n, 0, f] = cos(times[b, n] omega[f])`` and ``phase[b, n, 1, f]`` its sine. Angles reach 6e4
-rad, so they are float64 until they are less than a turn; only the cosines are rounded.
+``phase[b, n, 0, f] = cos(times[b, n] omega[f])`` and ``phase[b, n, 1, f]`` its sine. Angles reach
+6e4 rad, so they are float64 until they are less than a turn; only the cosines are rounded.
 """
 
 from __future__ import annotations

@@ -1,0 +1,105 @@
+"""One POYO window at a time on a GPU: the whole forward pass as one CUDA graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from attendrite import Capture, Engine, models
+from attendrite.batches import SpikeBatch
+from attendrite.bundle import Bundle, Manifest
+from cuda import Graph, meter
+from timing import Case, Contestant
+
+CONFIG = {  # the shape of POYO called 1.3M
+    "num_latents_per_step": 16, "dim": 64, "dim_head": 64, "depth": 6, "cross_heads": 2,
+    "self_heads": 8, "sequence_length": 1.0, "latent_step": 0.125,
+}  # fmt: skip
+TINY = CONFIG | {"dim": 16, "dim_head": 16, "depth": 1, "self_heads": 2}
+QUERIES = 50
+ROUNDING = 1e-3  # of the spread of the prediction: six layers of float32
+
+
+def cases(quick: bool, device: str) -> Iterator[Case]:
+    """Yield one window of 100 units at 10 Hz, and of 1000 units at 20 Hz."""
+    yield case(100, 10.0, TINY if quick else CONFIG, device)
+    if not quick:
+        yield case(1000, 20.0, CONFIG, device)
+
+
+def case(n_units: int, rate_hz: float, config: dict[str, Any], device: str) -> Case:
+    """Return the forward pass of one window, captured and not, with and without statistics."""
+    bundle, batch = model(n_units, config), window(n_units, rate_hz)
+    exact = Engine(bundle, executor="reference", dtype="float64").run(batch).prediction
+    engine = Engine(bundle, executor="torch", device=device)
+    inputs = engine.model.inputs(batch)
+    found = Case(f"gpu/decode/poyo_small/{n_units}u_{rate_hz:g}hz/b1", 1e-6, "windows")
+
+    def error(prediction: Any) -> float:
+        off = np.abs(prediction.double().cpu().numpy() - exact).max()
+        return float(off / np.std(exact))
+
+    for names in ([], ["per_unit"]):
+        plan = Capture({"encoder": names} if names else {}).plan(engine.sites)
+        call = partial(forward, engine, inputs, plan)
+        suffix = "".join(f"+{name}" for name in names)
+        for name, work in (("+graph", Graph(call, device)), ("", call)):
+            found.contestants.append(
+                contestant(f"attendrite:torch{name}{suffix}", work, error, device)
+            )
+    return found
+
+
+def contestant(
+    name: str, call: Callable[[], Any], error: Callable[[Any], float], device: str
+) -> Contestant:
+    return Contestant(
+        name, call, error, tolerance=ROUNDING, dtype="float32", packages=("torch", "triton"),
+        meter=meter(device),
+    )  # fmt: skip
+
+
+def forward(engine: Engine, inputs: Any, plan: Any) -> torch.Tensor:
+    """Run tokens that are on the device already."""
+    with torch.inference_mode():
+        prediction, _ = engine._executor.run(inputs, plan)
+    assert isinstance(prediction, torch.Tensor)
+    return prediction
+
+
+def model(n_units: int, config: dict[str, Any]) -> Bundle:
+    """Return a POYO with random weights of the size of trained ones."""
+    units = {f"u{i}": i + 1 for i in range(n_units)}
+    manifest = Manifest("poyo", "random", config, units, {"s": 1})
+    rows = {"unit_emb": n_units + 1, "session_emb": 2, "latent_emb": config["num_latents_per_step"]}
+    tables = {f"{name}.weight": torch.zeros(n, config["dim"]) for name, n in rows.items()}
+    tables["readout.weight"] = torch.zeros(2, config["dim"])
+    chance = torch.Generator().manual_seed(0)
+    weights = {}
+    for name, shape in models.load("poyo").shapes(manifest, tables).items():
+        scale = 1.0 if "emb" in name else shape[-1] ** -0.5
+        weights[name] = torch.randn(shape, generator=chance) * scale
+        if ".norm" in name and name.endswith("weight"):
+            weights[name] = torch.ones(shape)
+    half = config["dim_head"] // 4  # the other half of a head does not turn
+    periods = torch.logspace(-4, math.log10(2.0), half, dtype=torch.float64)
+    weights["rotary_emb.omega"] = torch.cat([2 * math.pi / periods, torch.zeros(half)])
+    return Bundle(manifest, weights)
+
+
+def window(n_units: int, rate_hz: float) -> SpikeBatch:
+    """Return one second of spikes at random times."""
+    chance = np.random.default_rng(0)
+    times = np.sort(chance.random(round(n_units * rate_hz)))
+    return SpikeBatch(
+        times=times,
+        units=chance.integers(0, n_units, times.size),
+        window=np.zeros(times.size, np.int64),
+        unit_ids=np.array([f"u{i}" for i in range(n_units)]),
+        session=np.array(["s"]),
+        query_times=np.linspace(0.0, 1.0, QUERIES)[None],
+    )
