@@ -59,7 +59,7 @@ types: $(VENV)/.ok ## mypy --strict on the shipped copy
 
 bench: $(VENV)/.ok ## run the CPU benchmarks beside their peers; rows go to benchmarks/results/
 	$(PIP) -e ".[peers]" --no-build-isolation
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py binning tokenize group --json benchmarks/results
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py binning tokenize group attention decode --json benchmarks/results
 	$(BIN)/python benchmarks/tables.py
 
 wheel-test: $(VENV)/.ok ## build sdist and wheel, install in a clean environment, run the tests that are not slow

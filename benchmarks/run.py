@@ -2,7 +2,7 @@
 
 A suite is a file of ``benchmarks/suites``. Peers that are not installed are named and left out:
 ``pip install -e ".[peers]"`` brings them. Committed rows come from
-``python benchmarks/run.py binning tokenize group --json benchmarks/results``.
+``make bench``, those of ``gpu`` from a machine that has one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,10 +36,16 @@ class Options:
     Attributes:
         threads: Threads that implementations may use; rows with one thread are always made.
         quick: Tiny inputs: shows that everything runs, measures nothing.
+        cases: Patterns of the cases that are wanted.
     """
 
     threads: int = 1
     quick: bool = False
+    cases: str = "*"
+
+    def wants(self, case: str) -> bool:
+        """Say whether a case is wanted: suites whose cases are dear to build ask first."""
+        return fits(case, self.cases)
 
     @property
     def thread_counts(self) -> tuple[int, ...]:
@@ -67,17 +72,19 @@ def run(suite: str, options: Options, only: str = "*") -> list[Row]:
 
     rows: list[Row] = []
     for case in cases(suite, options):
-        case.contestants = [
-            one
-            for one in case.contestants
-            if any(map(partial(fnmatchcase, one.name), only.split("|")))
-        ]
-        if not case.contestants:
-            continue
-        found = timing.measure(case, share_s=SHARE_S[options.quick])
-        print(summary.table(case, found), flush=True)
+        case.contestants = [one for one in case.contestants if fits(one.name, only)]
+        found = []
+        if options.wants(case.name) and case.contestants:
+            found = timing.measure(case, share_s=SHARE_S[options.quick])
+        if found or (options.wants(case.name) and case.skipped):
+            print(summary.table(case, found), flush=True)
         rows += found
     return rows
+
+
+def fits(name: str, patterns: str) -> bool:
+    """Say whether a name fits one of the patterns, several with ``|``."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns.split("|"))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -92,6 +99,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--only", default="*", metavar="NAMES",
         help="implementations to measure, as a pattern (several with |): 'attendrite:*'",
     )  # fmt: skip
+    parser.add_argument("--cases", default="*", metavar="NAMES", help="cases, likewise")
     parser.add_argument("--quick", action="store_true", help="tiny inputs, to see that it runs")
     options = parser.parse_args(arguments)
     if options.threads < 1:
@@ -107,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     torch.set_num_threads(options.threads)
-    told = Options(threads=options.threads, quick=options.quick)
+    told = Options(options.threads, options.quick, options.cases)
     measured = {suite: run(suite, told, options.only) for suite in options.suites}
     if options.json and options.json.is_dir():
         for suite, found in measured.items():

@@ -25,12 +25,21 @@ def baseline(rows: Sequence[Row], name: str | None = None) -> Row | None:
     return min((r for r in peers if r["threads"] == 1), key=lambda r: r["p50_ms"], default=None)
 
 
+def title(row: Row, rows: Sequence[Row]) -> str:
+    """Name an implementation, with its dtype where it takes part in several."""
+    name: str = row["implementation"]
+    several = {r["dtype"] for r in rows if (r["case"], r["implementation"]) == (row["case"], name)}
+    return f"{name} {row['dtype']}" if len(several) > 1 else name
+
+
 def table(case: Case, rows: Sequence[Row]) -> str:
     """Return an aligned table of one case: times, throughput, memory, error, ratio to a peer."""
     base = baseline(rows, case.baseline)
     head = ["implementation", "threads", "n", "p50 ms", "p20", "p80", "p99", f"M{case.unit}/s"]
     head += ["extra MiB", "error", f"x {base['implementation']}" if base else ""]
-    lines = [head] + [_line(row, base) for row in sorted(rows, key=lambda row: row["p50_ms"])]
+    lines = [head] + [
+        [title(row, rows), *_line(row, base)] for row in sorted(rows, key=lambda r: r["p50_ms"])
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
     skipped = [f"skipped: {name} ({reason})" for name, reason in case.skipped.items()]
@@ -43,6 +52,6 @@ def _line(row: Row, base: Row | None) -> list[str]:
     times = [f"{row[key]:.4g}" for key in ("p50_ms", "p20_ms", "p80_ms", "p99_ms")]
     rate = f"{row['throughput']:.4g}"
     return [
-        row["implementation"], str(row["threads"]), str(row["n"]), *times, rate, mib,
+        str(row["threads"]), str(row["n"]), *times, rate, mib,
         f"{row['error']:.2g}", ratio,
     ]  # fmt: skip

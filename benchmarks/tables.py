@@ -29,7 +29,7 @@ sys.path.insert(0, str(HERE))
 
 import scores  # noqa: E402
 from rows import RESULTS, ROOT, Row, load  # noqa: E402
-from summary import baseline  # noqa: E402
+from summary import baseline, title  # noqa: E402
 
 MARKED = re.compile(r"(<!-- rows: ([^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 OPTIONS = {"case", "implementation", "threads", "relative", "show"}
@@ -89,16 +89,16 @@ def _times(chosen: Sequence[Row], every: Sequence[Row], relative: str | None) ->
     for case in dict.fromkeys(row["case"] for row in chosen):
         base = baseline([row for row in every if row["case"] == case], relative)
         rows = sorted((r for r in chosen if r["case"] == case), key=lambda r: float(r["p50_ms"]))
-        lines += [_time_cells(row, base) for row in rows]
+        lines += [_time_cells(row, title(row, every), base) for row in rows]
     head = ["case", "implementation", "threads", "median", "p99", "throughput", "times faster"]
     return _markdown(head, lines)
 
 
-def _time_cells(row: Row, base: Row | None) -> list[str]:
+def _time_cells(row: Row, name: str, base: Row | None) -> list[str]:
     ratio = f"{base['p50_ms'] / row['p50_ms']:.3g} x {base['implementation']}" if base else ""
     rate = f"{row['throughput']:.3g} {row['throughput_unit']}"
     spent = [_duration(row["p50_ms"]), _duration(row["p99_ms"])]
-    return [row["case"], f"`{row['implementation']}`", str(row["threads"]), *spent, rate, ratio]
+    return [row["case"], f"`{name}`", str(row["threads"]), *spent, rate, ratio]
 
 
 def _errors(chosen: Sequence[Row], _every: Sequence[Row], _relative: str | None) -> str:

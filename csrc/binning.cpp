@@ -365,11 +365,14 @@ bool has_memory([[maybe_unused]] const void* array, [[maybe_unused]] std::int64_
 // Small outputs stay in the second-level cache for whoever reads them next. Fresh memory comes
 // through the caches anyway, zeroed by the system: what is written front to back follows it there.
 DenseOut dense_out(CountType type, void* counts, std::int64_t n, bool front_to_back) {
-    bool past_caches = false;
 #if defined(ATTENDRITE_X86_LEVELS)
-    const std::int64_t bytes = n * size_of(type);
-    past_caches = bytes > (1 << 21) && !(front_to_back && !has_memory(counts, bytes));
+    constexpr bool kStreams = true;
+#else
+    constexpr bool kStreams = false;  // lines.hpp has x86's stores only
 #endif
+    const std::int64_t bytes = n * size_of(type);
+    const bool past_caches =
+        kStreams && bytes > (1 << 21) && !(front_to_back && !has_memory(counts, bytes));
     return {type, counts, past_caches};
 }
 

@@ -420,6 +420,19 @@ class TestNative:
         inputs = cast(problem(SIZES[3], sharpness=sharpness), torch.float32)
         assert_accurate(run(inputs, backend="native"), truth(inputs), plain(inputs), level)
 
+    @pytest.mark.parametrize("name", STATISTICS)
+    def test_each_statistic_alone(self, name: str) -> None:
+        inputs = cast(problem(NATIVE_SIZES[6]), torch.float32)
+        whole = run(inputs, backend="native")
+        for found, value in run(inputs, [name], backend="native").items():
+            near(value, whole[found], atol=1e-13, err_msg=found, backend="native")
+
+    @pytest.mark.parametrize("each", [95, 96, 97])
+    def test_units_that_end_with_a_block_of_keys(self, each: int) -> None:
+        inputs = cast(problem((1, 1, 3, 6 * each, 256, 256, 6), padded=False), torch.float32)
+        inputs["units"] = torch.arange(6).repeat_interleave(each)[None]
+        assert_accurate(run(inputs, backend="native"), truth(inputs), plain_of(inputs), "ends")
+
     @pytest.mark.parametrize(
         "sizes", [NATIVE_SIZES[6], (1, 1, 3, 20000, 16, 16, 7)], ids=["queries", "keys"]
     )

@@ -41,7 +41,7 @@ TOLERANCE = 2e-5
 
 def cases(options: Options) -> Iterator[Case]:
     """Yield ``decode/<model>/<population>/b<batch>``."""
-    for name, sizes in MODELS.items():
+    for name, sizes in list(MODELS.items())[: 1 if options.quick else None]:
         if options.quick:
             sizes = {**sizes, "depth": 1}
         try:
@@ -53,11 +53,14 @@ def cases(options: Options) -> Iterator[Case]:
             continue
         populations = {"5u_10hz": (5, 10.0)} if options.quick else POPULATIONS
         for population, (n_units, rate) in populations.items():
-            for size in BATCHES:
+            for size in (2,) if options.quick else BATCHES:
+                title = f"decode/{name}/{population}/b{size}"
+                if not options.wants(title):
+                    continue
                 work = Work(model, n_units, rate, size)
                 slow = name == "poyo_large" and size > 1
                 case = Case(
-                    f"decode/{name}/{population}/b{size}",
+                    title,
                     size / 1e6,
                     "windows",
                     batch=size,

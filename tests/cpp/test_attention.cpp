@@ -19,7 +19,8 @@ std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 struct Sizes {
     std::int64_t batch, heads, queries, keys, width, value_width, units, pairs;
-    bool tables;  // keys are rows of tables
+    bool tables;         // keys are rows of tables
+    float sharp = 1.0F;  // factor of the queries: scores far apart move the maximum
 };
 
 // Inputs of a call, padded keys, and room for all results.
@@ -34,6 +35,7 @@ struct Call {
         n_rows = s.tables ? 2 * s.units : s.keys;
         const std::int64_t sets = s.tables ? 1 : s.batch;
         fill(q, s.batch * s.heads * s.queries * s.width);
+        for (float& x : q) x *= s.sharp;
         fill(k, sets * s.heads * n_rows * s.width);
         fill(v, sets * s.heads * n_rows * s.value_width);
         fill(weights, s.batch * s.heads * s.queries);
@@ -145,9 +147,13 @@ std::vector<double> turned(const float* row, std::int64_t width, const float* ph
     return x;
 }
 
+// Scores of float32 are as exact as they are large, and weights as exact as their scores.
+double tolerance = 2e-5;
+
 bool near(float found, double exact) {
     if (std::isinf(exact)) return static_cast<double>(found) == exact;
-    return std::abs(static_cast<double>(found) - exact) < 2e-5 * std::max(1.0, std::abs(exact));
+    return std::abs(static_cast<double>(found) - exact) <
+           tolerance * std::max(1.0, std::abs(exact));
 }
 
 // Checks what run() wrote for one query; adds to the sums over queries.
@@ -210,6 +216,7 @@ void check_query(const Call& call, std::int64_t b, std::int64_t h, std::int64_t 
 }
 
 void against_plain_loops(const Sizes& s, unsigned seed) {
+    tolerance = 2e-5 * static_cast<double>(s.sharp);
     Call call(s, seed);
     run(call.problem(), 1);
     for (std::int64_t b = 0; b < s.batch; ++b) {
@@ -231,6 +238,14 @@ void against_plain_loops(const Sizes& s, unsigned seed) {
     CHECK(call.output == one.output);
     CHECK(call.per_unit == one.per_unit);
     CHECK(call.per_key == one.per_key);
+
+    // Sums over queries alone take a shorter way.
+    AttentionProblem sums = call.problem();
+    sums.per_query_unit = nullptr;
+    run(sums, 1);
+    for (std::size_t i = 0; i < call.per_unit.size(); ++i) {
+        CHECK(near(call.per_unit[i], static_cast<double>(one.per_unit[i])));
+    }
 
     // The same by way of the units: partial results merge into the whole.
     AttentionProblem p = call.problem();
@@ -276,7 +291,9 @@ int main() {
                                                      {2, 1, 70, 97, 33, 20, 4, 3, false},
                                                      {3, 2, 5, 111, 16, 48, 40, 8, true},
                                                      {1, 1, 130, 200, 155, 155, 9, 20, true},
-                                                     {1, 1, 2, 9000, 8, 8, 6, 2, false}}) {
+                                                     {1, 1, 2, 9000, 8, 8, 6, 2, false},
+                                                     {1, 2, 20, 700, 24, 24, 7, 2, false, 20.0F},
+                                                     {1, 1, 20, 1500, 24, 24, 7, 2, true, 20.0F}}) {
             against_plain_loops(sizes, ++seed);
         }
         indices_that_do_not_exist();
