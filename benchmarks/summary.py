@@ -11,18 +11,20 @@ HAND_WRITTEN = ("attendrite", "numba")
 """Implementations that no library gives: ours, and loops written for the comparison."""
 
 
-def baseline(rows: Sequence[Row], name: str | None = None) -> Row | None:
+def baseline(rows: Sequence[Row], name: str | None = None, threads: int = 1) -> Row | None:
     """Return the row that others of its case are compared with, if it took part.
 
     Args:
         rows: Rows of one case.
-        name: Its implementation; ``None``: the fastest library on one thread.
+        name: Its implementation; ``None``: the fastest library.
+        threads: On how many threads.
     """
     if name is None:
         peers = [r for r in rows if not r["implementation"].startswith(HAND_WRITTEN)]
     else:
         peers = [r for r in rows if r["implementation"] == name]
-    return min((r for r in peers if r["threads"] == 1), key=lambda r: r["p50_ms"], default=None)
+    same = (row for row in peers if row["threads"] == threads)
+    return min(same, key=lambda row: row["p50_ms"], default=None)
 
 
 def title(row: Row, rows: Sequence[Row]) -> str:

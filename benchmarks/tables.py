@@ -6,7 +6,8 @@ A document marks the place::
     <!-- end -->
 
 The first word is the suite; ``case`` and ``implementation`` choose rows by patterns (several with
-``|``), ``threads`` by number, ``relative`` names the peer that the others are compared with
+``|``), ``dtype`` likewise (then peers of other dtypes are no measure), ``threads`` by number,
+``relative`` names the peer that the others are compared with
 (default: the fastest library of the case), ``show=error`` gives one column of errors for each case
 instead of times. The suite ``demo`` has scores instead of times: ``task`` and ``selection`` choose,
 ``show=settings`` gives the settings of the baselines.
@@ -32,7 +33,7 @@ from rows import RESULTS, ROOT, Row, load  # noqa: E402
 from summary import baseline, title  # noqa: E402
 
 MARKED = re.compile(r"(<!-- rows: ([^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-OPTIONS = {"case", "implementation", "threads", "relative", "show"}
+OPTIONS = {"case", "implementation", "dtype", "threads", "relative", "show"}
 
 
 def documents() -> list[Path]:
@@ -69,6 +70,8 @@ def table(marker: str, results: Path) -> str:
         lines = scores.choose(scores.load(path), asked)
         return f"{_markdown(*scores.cells(lines, asked.get('show')))}\n\n{scores.source(lines)}"
     every = load(path)
+    if "dtype" in asked:
+        every = [row for row in every if fnmatchcase(row["dtype"], asked["dtype"])]
     chosen = [row for row in every if _chosen(row, asked)]
     if not chosen:
         raise ValueError(f"a marker must choose rows, got none for {marker!r}")
@@ -87,16 +90,17 @@ def _chosen(row: Row, asked: dict[str, str]) -> bool:
 def _times(chosen: Sequence[Row], every: Sequence[Row], relative: str | None) -> str:
     lines = []
     for case in dict.fromkeys(row["case"] for row in chosen):
-        base = baseline([row for row in every if row["case"] == case], relative)
-        rows = sorted((r for r in chosen if r["case"] == case), key=lambda r: float(r["p50_ms"]))
-        lines += [_time_cells(row, title(row, every), base) for row in rows]
+        all_of = [row for row in every if row["case"] == case]
+        for row in sorted((r for r in chosen if r["case"] == case), key=lambda r: r["p50_ms"]):
+            base = baseline(all_of, relative, row["threads"]) or baseline(all_of, relative)
+            lines.append(_time_cells(row, title(row, every), base))
     head = ["case", "implementation", "threads", "median", "p99", "throughput", "times faster"]
     return _markdown(head, lines)
 
 
 def _time_cells(row: Row, name: str, base: Row | None) -> list[str]:
     ratio = f"{base['p50_ms'] / row['p50_ms']:.3g} x {base['implementation']}" if base else ""
-    rate = f"{row['throughput']:.3g} {row['throughput_unit']}"
+    rate = _rate(row["throughput"], row["throughput_unit"])
     spent = [_duration(row["p50_ms"]), _duration(row["p99_ms"])]
     return [row["case"], f"`{name}`", str(row["threads"]), *spent, rate, ratio]
 
@@ -124,7 +128,17 @@ def _source(rows: Sequence[Row]) -> str:
 
 
 def _duration(ms: float) -> str:
+    if ms >= 1e3:
+        return f"{ms / 1e3:.3g} s"
     return f"{ms * 1e3:.3g} us" if ms < 1 else f"{ms:.3g} ms"
+
+
+def _rate(millions: float, unit: str) -> str:
+    """Write millions of something a second, ``Mspikes/s``, with the prefix that fits."""
+    for factor, prefix in ((1e-3, "G"), (1.0, "M"), (1e3, "k")):
+        if millions * factor >= 1:
+            return f"{millions * factor:.3g} {prefix}{unit.removeprefix('M')}"
+    return f"{millions * 1e6:.3g} {unit.removeprefix('M')}"
 
 
 def _percent(share: float | None) -> str:
