@@ -72,6 +72,9 @@ std::int64_t state_floats(const AttentionProblem& p, const Plan& plan) {
     return kLanes * (4 + p.value_width + (plan.sums ? p.n_units : 0) + 2 * p.top_k);
 }
 
+// Rows of exponentials that are kept: whole blocks of keys.
+std::int64_t kept_rows(const AttentionProblem& p) { return blocks_of(p.longest, kKeys) * kKeys; }
+
 Plan make_plan(const AttentionProblem& p, int threads) {
     Plan plan{};
     plan.partials = p.partial_lse != nullptr;
@@ -99,10 +102,11 @@ Plan make_plan(const AttentionProblem& p, int threads) {
     }
     plan.split_keys = blocks_of(blocks_of(p.longest, plan.splits), kKeys) * kKeys;
 
-    const std::int64_t bytes =
-        4 * (state_floats(p, plan) * (plan.partials ? 2 : 1) + kLanes * (p.width + 2 * p.pairs));
+    const std::int64_t kept = plan.keeps ? kept_rows(p) * kLanes : 0;
+    const std::int64_t bytes = 4 * (kept + state_floats(p, plan) * (plan.partials ? 2 : 1) +
+                                    kLanes * (p.width + 2 * p.pairs));
     plan.group = std::clamp<std::int64_t>(kStateBytes / bytes, 1, kGroup);
-    if (plan.splits > 1 || plan.keeps) plan.group = 1;
+    if (plan.splits > 1) plan.group = 1;
     while (plan.group > 1 && threads > 1 &&
            heads * blocks_of(plan.blocks, plan.group) < 4 * threads) {
         --plan.group;
@@ -130,7 +134,8 @@ State take_state(Arena& arena, const AttentionProblem& p, const Plan& plan, bool
 struct Desk {
     std::vector<State> states, unit_states;
     std::vector<float*> queries, phases;
-    float *keys, *values, *scores, *strip, *marginals, *weights, *max, *inverse, *kept, *kept_max;
+    std::vector<float*> kept, kept_max;  // for each block of queries, if exponentials are kept
+    float *keys, *values, *scores, *strip, *marginals, *weights, *max, *inverse;
 };
 
 Desk take_desk(Arena& arena, const AttentionProblem& p, const Plan& plan) {
@@ -140,6 +145,9 @@ Desk take_desk(Arena& arena, const AttentionProblem& p, const Plan& plan) {
         if (plan.partials) desk.unit_states.push_back(take_state(arena, p, plan, false));
         desk.queries.push_back(arena.take<float>(p.width * kLanes));
         desk.phases.push_back(p.pairs > 0 ? arena.take<float>(2 * p.pairs * kLanes) : nullptr);
+        if (!plan.keeps) continue;
+        desk.kept.push_back(arena.take<float>(kept_rows(p) * kLanes));
+        desk.kept_max.push_back(arena.take<float>(kept_rows(p) / kKeys * kLanes));
     }
     const std::int64_t most = std::max(plan.chunk, plan.second ? plan.key_chunk : 0);
     const bool reorders = plan.partials;
@@ -148,9 +156,6 @@ Desk take_desk(Arena& arena, const AttentionProblem& p, const Plan& plan) {
         plan.gathers_v || reorders ? arena.take<float>(plan.chunk * p.value_width) : nullptr;
     desk.scores = arena.take<float>(kKeys * kLanes);
     desk.strip = arena.take<float>(kWidest * std::max(p.width, p.value_width));
-    const std::int64_t kept_blocks = plan.keeps ? blocks_of(p.longest, kKeys) : 0;
-    desk.kept = plan.keeps ? arena.take<float>(kept_blocks * kKeys * kLanes) : nullptr;
-    desk.kept_max = plan.keeps ? arena.take<float>(kept_blocks * kLanes) : nullptr;
     desk.marginals = p.per_key != nullptr ? arena.take<float>(plan.key_chunk * kWidest) : nullptr;
     desk.weights = arena.take<float>(kLanes);
     desk.max = arena.take<float>(kLanes);
@@ -442,9 +447,10 @@ class Run {
                 if (plan_.partials) {
                     attend_by_unit(desk, head, first_block + i, place, keys, first + keys.n == to);
                 } else {
-                    float* const room = plan_.keeps ? desk.kept + first * kLanes : desk.scores;
+                    float* const room =
+                        plan_.keeps ? desk.kept[place] + first * kLanes : desk.scores;
                     float* const maxima =
-                        plan_.keeps ? desk.kept_max + first / kKeys * kLanes : nullptr;
+                        plan_.keeps ? desk.kept_max[place] + first / kKeys * kLanes : nullptr;
                     table().absorb(state.block, state.top_or_none(), shape_of(first_block + i),
                                    desk.queries[place], keys, room, maxima);
                 }
@@ -559,7 +565,7 @@ class Run {
         turn_back(desk, place, out);
         clear_lanes(desk);
         table().finish(state.block, state.top_or_none(), shape_of(block), out, desk.scores);
-        if (plan_.keeps) weigh_kept(desk, head, block);
+        if (plan_.keeps) weigh_kept(desk, head, block, place);
     }
 
     static void clear_lanes(const Desk& desk) {
@@ -568,7 +574,8 @@ class Run {
     }
 
     // What needs the final sums, from the exponentials that a block of queries kept.
-    void weigh_kept(const Desk& desk, std::int64_t head, std::int64_t block) const {
+    void weigh_kept(const Desk& desk, std::int64_t head, std::int64_t block,
+                    std::size_t place) const {
         const std::int64_t n = p_.count[head / p_.heads];
         const std::int64_t queries = queries_of(block);
         float* marginals = nullptr;
@@ -581,8 +588,8 @@ class Run {
             weights = p_.weights + (head * p_.queries + block * kLanes) * p_.longest;
             clear_padding(weights, queries, n, p_.longest - n);
         }
-        table().weigh_kept(shape_of(block), desk.kept, desk.kept_max, n, desk.max, desk.inverse,
-                           desk.weights, queries, marginals, weights, p_.longest);
+        table().weigh_kept(shape_of(block), desk.kept[place], desk.kept_max[place], n, desk.max,
+                           desk.inverse, desk.weights, queries, marginals, weights, p_.longest);
     }
 
     // Padding has no weight.
