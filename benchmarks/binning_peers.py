@@ -238,6 +238,16 @@ def numpy_histogram(task: Task) -> Contestant:
     return task.peer("numpy_histogram", call, "uint16", transposed=True)
 
 
+def numpy_histogram_to_bins(task: Task) -> Contestant:
+    extent = (0, task.spikes.seconds)
+
+    def call() -> Counts:
+        columns = [np.histogram(x, task.n_bins, extent)[0] for x in task.spikes.trains]
+        return np.stack(columns, axis=1, dtype=np.uint16, casting="unsafe")
+
+    return task.peer("numpy_histogram", call, "uint16")
+
+
 def numpy_searchsorted(task: Task) -> Contestant:
     edges = np.arange(task.n_bins + 1) * task.width
 
@@ -299,6 +309,24 @@ def numba_by_unit(task: Task) -> list[Contestant]:
     return numba_pair(
         task, "numba_by_unit", (task.spikes.n_units, task.n_bins),
         lambda out: count(times, offsets, 1 / task.width, out), transposed=True,
+    )  # fmt: skip
+
+
+def numba_units_to_bins(task: Task) -> list[Contestant]:
+    from numba import njit
+
+    @njit(nogil=True)  # type: ignore[untyped-decorator]
+    def count(times, offsets, rate, out):  # type: ignore[no-untyped-def]
+        for u in range(offsets.size - 1):
+            for i in range(offsets[u], offsets[u + 1]):
+                k = int(times[i] * rate)
+                if 0 <= k < out.shape[0]:
+                    out[k, u] += 1
+
+    times, offsets = task.spikes.by_unit
+    return numba_pair(
+        task, "numba_by_unit", (task.n_bins, task.spikes.n_units),
+        lambda out: count(times, offsets, 1 / task.width, out),
     )  # fmt: skip
 
 

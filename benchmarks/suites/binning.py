@@ -72,6 +72,12 @@ def units_to_units(task: Task) -> list[Contestant]:
     return ours(task, count, "unit")
 
 
+def units_to_bins(task: Task) -> list[Contestant]:
+    times, offsets = task.spikes.by_unit
+    count = partial(dense.bin_spikes_by_unit, times, offsets, width=task.width, n_bins=task.n_bins)
+    return ours(task, count, "time")
+
+
 def from_flat(task: Task) -> Callable[..., Counts]:
     s = task.spikes
     return partial(
@@ -153,6 +159,9 @@ DENSE = {
     "/unit_major": (
         units_to_units, by.numpy_histogram, by.numpy_searchsorted, by.elephant, by.pynapple,
         by.numba_by_unit,
+    ),
+    "/unit_to_time_major": (
+        units_to_bins, by.numpy_histogram_to_bins, by.pynapple, by.numba_units_to_bins,
     ),
 }  # fmt: skip
 EDGES = (

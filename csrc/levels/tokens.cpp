@@ -186,11 +186,11 @@ Window window(const TokenWindows& in, std::int64_t w) {
 std::int64_t count(const TokenWindows& windows, std::int64_t index) {
     const Window w = window(windows, index);
     std::int64_t tokens = 0;
-    for (std::uint32_t u = 0; u < w.n_units; ++u) tokens += 2 * w.exists[u];
+    for (std::uint32_t u = 0; u < w.n_units; ++u) tokens += w.exists[u] != 0 ? 2 : 0;
     for (std::int64_t i = 0; i < w.n; ++i) {
         const auto unit = static_cast<std::uint32_t>(w.units[i]);
         if (unit >= w.n_units) return -1;
-        tokens += w.exists[unit];
+        tokens += w.exists[unit] != 0 ? 1 : 0;
     }
     return tokens;
 }

@@ -4,14 +4,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "shuffle.hpp"
+
 #ifndef ATTENDRITE_LEVEL
 #error "for files of levels/ only: see levels.hpp"
-#endif
-
-#if __has_builtin(__builtin_shufflevector)
-#define ATTENDRITE_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else  // GCC before 12
-#define ATTENDRITE_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, decltype(a){__VA_ARGS__})
 #endif
 
 namespace attendrite::ATTENDRITE_LEVEL {

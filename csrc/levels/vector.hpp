@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "shuffle.hpp"
+
 #if defined(__AVX2__)
 #if defined(__GNUC__) && !defined(__clang__)  // its own header, GCC bug 105593
 #pragma GCC diagnostic push
@@ -18,12 +20,6 @@
 
 #ifndef ATTENDRITE_LEVEL
 #error "for files of levels/ only: see levels.hpp"
-#endif
-
-#if __has_builtin(__builtin_shufflevector)
-#define ATTENDRITE_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else  // GCC before 12
-#define ATTENDRITE_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, decltype(a){__VA_ARGS__})
 #endif
 
 namespace attendrite::ATTENDRITE_LEVEL {

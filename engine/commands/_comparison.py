@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import errors
+from ..analysis import lift
 from ..batches import SpikeBatch
 from ..capture import Capture
 from ..evaluation import (
@@ -78,9 +79,7 @@ class Attention:
 
     def lift(self, which: str) -> Floats:
         """Share of attention over share of tokens, ``[R, H, N]``; NaN for a unit without tokens."""
-        share = self.sums[which] / self.sums[which].sum(-1, keepdims=True)
-        tokens = self.tokens[which] / self.tokens[which].sum()
-        return np.where(tokens > 0, share / np.where(tokens > 0, tokens, 1), np.nan)
+        return lift(self.sums[which], self.tokens[which])
 
 
 class Comparison:
