@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -q -c constraints.txt
 BUILD_TOOLS := "scikit-build-core>=1.1" "pybind11>=3" "setuptools-scm>=8" "cmake>=3.24" ninja
 
-.PHONY: help demo test test-cpp test-aarch64 lint format types bench wheel-test fuzz clean
+.PHONY: help demo test test-cpp test-aarch64 test-slurm lint format types bench wheel-test fuzz clean
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
@@ -40,15 +40,19 @@ test-cpp: $(VENV)/.ok ## C++ tests, and under the sanitizers
 test-aarch64: $(VENV)/.ok ## C++ tests for 64-bit ARM under QEMU, where its tools are installed
 	bash tests/aarch64.sh
 
+test-slurm: $(VENV)/.ok ## tests of shards on a Slurm of one node, where Debian's packages are installed
+	bash tests/slurm.sh
+
+CPP_FILES = $$(git ls-files '*.cpp' '*.hpp' '*.h' '*.c' ':!csrc/third_party')
 lint: $(VENV)/.ok ## ruff and clang-format, no changes made
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.hpp' '*.h')
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 
 format: $(VENV)/.ok ## apply ruff and clang-format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.hpp' '*.h')
+	$(BIN)/clang-format -i $(CPP_FILES)
 
 # mypy cannot follow the editable redirect, so the shipped copy is checked and its paths mapped back.
 types: $(VENV)/.ok ## mypy --strict on the shipped copy

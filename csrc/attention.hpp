@@ -54,12 +54,21 @@ struct AttentionProblem {
     const double* key_times;
 
     std::int64_t pairs;  // features that turn, in pairs; 0: none
+    bool halves;         // pairs are features (i, pairs + i), not (2i, 2i + 1)
     Phases query_phase, key_phase;
     bool rotate_values;
     const double* query_times;   // [batch, queries]
     const float* query_weights;  // [batch, heads, queries]; nullptr: 1
     float scale;                 // >= 0
     std::int64_t top_k;
+
+    // Features that do not turn, where keys are rows of a table and few queries differ in them: of
+    // the scores they are a table too, and their values count once for all keys of a row in
+    // succession (so keys ordered by row are fastest). All keys of a row then are of one unit.
+    const float* still_scores;  // [heads, n_rows, still_period] products of query n, at n %
+                                // still_period, with a row: q and k have the other features only
+    std::int64_t still_period;  // a multiple of kLanes
+    std::int64_t still_values;  // the last features of values; all that do not turn, or 0
 
     // Results, contiguous; nullptr: not asked for. `output` may be null too.
     void* output;

@@ -28,6 +28,7 @@ struct RowsIn {
     const float* phase;         // [n][2][pairs] of each key; nullptr: nothing turns
     std::int64_t phase_stride;  // 2 * pairs
     std::int64_t pairs;
+    bool halves;  // see AttentionProblem
 };
 
 struct RowsOut {
@@ -65,14 +66,26 @@ struct KeyBlock {
     std::int64_t n;
     const std::int32_t* units;  // [n], n_units where it counts for none; nullptr: not needed
     const float* times;         // [n]; nullptr: no lag
+    const std::int64_t* rows;   // [n] in the tables of what stays still; nullptr: no such table
     std::int32_t first;         // number of the first key
     bool cold;                  // keys and values are not in the cache yet
+};
+
+// What does not turn, in tables: products with each row for a block of queries, and the values of
+// each row, the last `width` of the value_width; `room` holds [kKeys][kLanes] and [kKeys][width].
+struct Still {
+    const float* scores;  // nullptr: there is none
+    std::int64_t scores_stride;
+    const float* values;
+    std::int64_t values_stride, width;
+    float* room;
 };
 
 struct BlockShape {
     std::int64_t width, value_width, n_units;
     std::int64_t lanes;
     float scale;  // of products, to the base 2
+    Still still;
 };
 
 // Where the results of a block go; nullptr: not asked for.
@@ -95,6 +108,7 @@ struct BlockOut {
     std::int64_t partial_lse_stride;
     const float* phase;  // [2 * pairs][kLanes]: outputs turn back by it; or nullptr
     std::int64_t pairs;
+    bool halves;
 };
 
 struct AttentionTable {

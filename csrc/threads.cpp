@@ -4,24 +4,51 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
-#include <list>
 #include <mutex>
 #include <thread>
 
 namespace attendrite {
 namespace {
 
+// Waking a sleeping thread takes some ten microseconds; a model is a chain of short jobs.
+constexpr std::chrono::microseconds kMoment{50};
+
+inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// Waits a moment for something; says whether it came.
+template <class Done>
+bool comes_soon(const Done& done) {
+    const auto until = std::chrono::steady_clock::now() + kMoment;
+    do {
+        for (int i = 0; i < 32; ++i) {
+            if (done()) return true;
+            pause();
+        }
+    } while (std::chrono::steady_clock::now() < until);
+    return false;
+}
+
 struct Job {
-    const std::function<void(std::int64_t)>& body;
+    Job(TaskBody what, std::int64_t n, int helpers) : body(what), tasks(n), seats(helpers) {}
+
+    const TaskBody body;
     const std::int64_t tasks;
     std::atomic<std::int64_t> next{0};
-    // The rest is guarded by the pool's mutex.
+    // The rest is guarded by the pool's mutex; `active` may be read without it.
     int seats;  // threads that may still join
-    int active = 0;
+    std::atomic<int> active{0};
     std::exception_ptr error = nullptr;
-    std::condition_variable left = {};
+    std::condition_variable left;
+    Job *before = nullptr, *after = nullptr;  // in the pool's list
 };
 
 class Pool {
@@ -29,8 +56,8 @@ class Pool {
     void run(Job& job) {
         std::unique_lock lock(mutex_);
         grow(job.seats);
-        const auto place = jobs_.insert(jobs_.end(), &job);
         const bool one_seat = job.seats == 1;  // a worker may take it once the lock is free
+        append(job);
         lock.unlock();
         if (one_seat) {
             wake_.notify_one();
@@ -39,8 +66,12 @@ class Pool {
         }
         work(job);
         lock.lock();
-        jobs_.erase(place);  // nobody joins from here on
-        job.left.wait(lock, [&] { return job.active == 0; });
+        remove(job);  // nobody joins from here on
+        if (job.active == 0) return;
+        lock.unlock();
+        const bool done = comes_soon([&] { return job.active.load() == 0; });
+        lock.lock();  // whoever left last has let go of it
+        if (!done) job.left.wait(lock, [&] { return job.active == 0; });
     }
 
     // The pool of this process; never destroyed, so that a worker may sleep through exit().
@@ -62,8 +93,14 @@ class Pool {
     [[noreturn]] void serve() {
         std::unique_lock lock(mutex_);
         for (;;) {
-            Job* job = nullptr;
-            wake_.wait(lock, [&] { return (job = open_job()) != nullptr; });
+            Job* job = open_job();
+            if (job == nullptr) {
+                const unsigned seen = posted_;
+                lock.unlock();
+                comes_soon([&] { return posted_.load() != seen; });
+                lock.lock();
+                wake_.wait(lock, [&] { return (job = open_job()) != nullptr; });
+            }
             --job->seats;
             ++job->active;
             lock.unlock();
@@ -74,11 +111,25 @@ class Pool {
         }
     }
 
-    Job* open_job() {
-        const auto found = std::find_if(jobs_.begin(), jobs_.end(), [](const Job* job) {
-            return job->seats > 0 && job->next.load(std::memory_order_relaxed) < job->tasks;
-        });
-        return found == jobs_.end() ? nullptr : *found;
+    Job* open_job() const {
+        Job* job = first_;
+        while (job != nullptr &&
+               (job->seats == 0 || job->next.load(std::memory_order_relaxed) >= job->tasks)) {
+            job = job->after;
+        }
+        return job;
+    }
+
+    void append(Job& job) {
+        job.before = last_;
+        (last_ == nullptr ? first_ : last_->after) = &job;
+        last_ = &job;
+        ++posted_;
+    }
+
+    void remove(Job& job) {
+        (job.before == nullptr ? first_ : job.before->after) = job.after;
+        (job.after == nullptr ? last_ : job.after->before) = job.before;
     }
 
     void work(Job& job) {
@@ -98,19 +149,20 @@ class Pool {
     static inline Pool* current_ = nullptr;
     std::mutex mutex_;
     std::condition_variable wake_;
-    std::list<Job*> jobs_;
+    Job *first_ = nullptr, *last_ = nullptr;
+    std::atomic<unsigned> posted_{0};
     int size_ = 0;
 };
 
 }  // namespace
 
-void parallel_for(std::int64_t tasks, int threads, const std::function<void(std::int64_t)>& body) {
+void parallel_for(std::int64_t tasks, int threads, TaskBody body) {
     const auto helpers = static_cast<int>(std::min<std::int64_t>(threads, tasks)) - 1;
     if (helpers < 1) {
         for (std::int64_t task = 0; task < tasks; ++task) body(task);
         return;
     }
-    Job job{body, tasks, {0}, helpers};
+    Job job(body, tasks, helpers);
     Pool::instance().run(job);
     if (job.error) std::rethrow_exception(job.error);
 }

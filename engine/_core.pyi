@@ -122,3 +122,13 @@ def phases(
     out: NDArray[np.float32],
     threads: int,
 ) -> None: ...
+
+class Runner:
+    def __init__(self, manifest: str, weights: bytes) -> None: ...
+    def run(
+        self,
+        fields: dict[str, int],
+        requests: list[tuple[int, str, bool, int, int, int]],
+        predictions: list[int],
+        threads: int,
+    ) -> None: ...

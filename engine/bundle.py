@@ -1,7 +1,8 @@
 """Bundles: a trained model as a folder of ``manifest.json`` and ``weights.safetensors``.
 
 Only these two formats are read, never pickle. The weights are the original tensors under the names
-of the library that trained them; everything else that a run needs is in the manifest.
+of the library that trained them; everything else that a run needs is in the manifest. The model as
+an ONNX graph, ``graph.onnx``, may lie beside them; only the executor ``onnx`` reads it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from . import errors
 from .files import folder_written_whole
 
 FORMAT = 1
-MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
+MANIFEST, WEIGHTS, GRAPH = "manifest.json", "weights.safetensors", "graph.onnx"
 KINDS = ("continuous", "binary", "multinomial", "multilabel")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of stored weights
 FASTEST = 1e6  # Hz
 LONGEST_MANIFEST = 1 << 28  # bytes; 116 701 units take 6 MB
 LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format
+LONGEST_GRAPH = (1 << 31) - 1  # bytes, the limit of one protobuf message
 REMAKE = "export the checkpoint again"
 
 
@@ -152,15 +154,36 @@ class Bundle:
         data = _read(folder / WEIGHTS)
         refuse_pickle(WEIGHTS, data)
         _check_header(data)
-        _check_hash(manifest, data)
+        _check_hash(manifest, WEIGHTS, data)
         return cls(manifest, _tensors(data), folder)
 
-    def save(self, path: str | Path, *, force: bool = False) -> Manifest:
+    def file(self, name: str) -> bytes | None:
+        """Return a file that lies beside the weights, its hash verified.
+
+        Args:
+            name: For example :data:`GRAPH`.
+
+        Returns:
+            Its bytes; ``None`` if the manifest lists no such file, or the bundle is in memory only.
+
+        Raises:
+            AttendriteError: The file is missing, too long, or not the one that was exported.
+        """
+        if self.path is None or name not in self.manifest.files:
+            return None
+        data = _read(self.path / name, LONGEST_GRAPH)
+        _check_hash(self.manifest, name, data)
+        return data
+
+    def save(
+        self, path: str | Path, *, force: bool = False, graph: bytes | None = None
+    ) -> Manifest:
         """Write the bundle as a folder, whole or not at all.
 
         Args:
             path: The folder to make.
             force: Replace a bundle (or an empty folder) that is there.
+            graph: The model as an ONNX file, to lie beside the weights.
 
         Returns:
             The manifest as written, with the hashes of the files.
@@ -178,8 +201,11 @@ class Bundle:
         weights = {name: t.detach().cpu().contiguous() for name, t in self.weights.items()}
         with folder_written_whole(folder, replace=force) as beside:
             data = safetensors.torch.save({name: t.clone() for name, t in weights.items()})
-            (beside / WEIGHTS).write_bytes(data)
-            manifest = Manifest(**{**vars(self.manifest), "files": {WEIGHTS: _fact(data)}})
+            files = {WEIGHTS: data} | ({} if graph is None else {GRAPH: graph})
+            for name, content in files.items():
+                (beside / name).write_bytes(content)
+            facts = {name: _fact(content) for name, content in files.items()}
+            manifest = Manifest(**{**vars(self.manifest), "files": facts})
             (beside / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         return manifest
 
@@ -311,14 +337,14 @@ def _check_header(data: bytes) -> None:
         raise errors.must(f"header of {WEIGHTS}", f"have at most {limit} bytes", size, REMAKE)
 
 
-def _check_hash(manifest: Manifest, data: bytes) -> None:
-    fact = manifest.files.get(WEIGHTS)
+def _check_hash(manifest: Manifest, name: str, data: bytes) -> None:
+    fact = manifest.files.get(name)
     if fact is None:
-        raise errors.must(f"'files' of {MANIFEST}", f"have the sha256 of {WEIGHTS}", fact, REMAKE)
+        raise errors.must(f"'files' of {MANIFEST}", f"have the sha256 of {name}", fact, REMAKE)
     got = _fact(data)
     if got["sha256"] != fact["sha256"]:
         raise errors.must(
-            f"sha256 of {WEIGHTS}",
+            f"sha256 of {name}",
             f"be {fact['sha256'][:12]}... as in {MANIFEST}",
             f"{got['sha256'][:12]}... ({len(data)} bytes)",
             "the file is damaged or not the exported one; copy the bundle again",

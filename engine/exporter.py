@@ -7,6 +7,7 @@ vocabularies and ``rotary_emb.omega`` too, whose formula changed between version
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 
 from . import errors, models
-from .bundle import Bundle, Manifest, Task, check_vocabulary, sha256_of
+from .bundle import MANIFEST, Bundle, Manifest, Task, check_vocabulary, sha256_of
+from .capture import Capture
 
 OLDEST_TORCH = (2, 10)  # CVE-2026-24747: weights_only could be bypassed before
 NO_ID = "NA"  # torch_brain's name of row 0, the padding
@@ -42,12 +44,14 @@ def export(
     name: str | None = None,
     training: Mapping[str, Any] | None = None,
     force: bool = False,
+    onnx: bool = False,
+    capture: Capture | None = None,
 ) -> Path:
-    """Write a bundle from a checkpoint.
+    """Write a bundle from a checkpoint, or add an ONNX graph to a bundle.
 
     Args:
         source: A Lightning checkpoint or a saved state_dict (a path), a state_dict in memory, or a
-            live model of torch_brain. Not modified.
+            live model of torch_brain; with ``onnx`` also a bundle. Not modified.
         out: The folder to make.
         family: Model family; ``None`` tells it by the names of the weights.
         settings: What the weights do not tell, by name: ``sequence_length`` and ``latent_step`` in
@@ -55,14 +59,40 @@ def export(
         name: What to call the model; ``None``: after ``out``.
         training: Facts about the training, see :class:`attendrite.bundle.Manifest`.
         force: Replace a bundle that is there.
+        onnx: Also write the model as ``graph.onnx``, see docs/onnx.md; needs the package ``onnx``.
+        capture: Statistics that are outputs of the graph too.
 
     Returns:
         The folder.
 
     Raises:
         AttendriteError: Not such a file, a size that cannot be known, weights that are not those
-            of the family or not finite, or a folder that exists.
+            of the family or not finite, or a folder that exists; for the graph, a package that is
+            missing or a statistic that it cannot have.
     """
+    if capture is not None and not onnx:
+        raise errors.must("capture", "come with onnx", "it alone", "add --onnx")
+    if isinstance(source, str | Path) and (Path(source) / MANIFEST).is_file():
+        if not onnx or any((family, settings, name, training)):
+            be = "come with --onnx and nothing that is in it already"
+            raise errors.must("a bundle as the source", be, str(source))
+        bundle = Bundle.load(source)
+    else:
+        bundle = _converted(source, out, family, settings, name, training)
+    models.check_weights(bundle)
+    bundle.save(out, force=force, graph=_graph(bundle, capture) if onnx else None)
+    return Path(out)
+
+
+def _converted(
+    source: Any,
+    out: str | Path,
+    family: str | None,
+    settings: Mapping[str, Any] | None,
+    name: str | None,
+    training: Mapping[str, Any] | None,
+) -> Bundle:
+    """Return the bundle of a checkpoint."""
     state, hyper, facts = _open(source)
     weights, vocabularies = _split(_renamed(state))
     family = family or _family(weights)
@@ -80,10 +110,18 @@ def export(
         training=_training(training),
         source={**facts, "set": given},
     )
-    bundle = Bundle(manifest, weights)
-    models.check_weights(bundle)
-    bundle.save(out, force=force)
-    return Path(out)
+    return Bundle(manifest, weights)
+
+
+def _graph(bundle: Bundle, capture: Capture | None) -> bytes:
+    """Return the model as an ONNX file, checked by the rules of the format."""
+    if importlib.util.find_spec("onnx") is None:
+        raise errors.missing_package("--onnx", "onnx", "onnx")
+    from . import graph
+
+    model = models.load(bundle.manifest.family)(bundle.manifest, bundle.weights)
+    plan = (capture or Capture({})).plan(model.sites)
+    return graph.build(bundle.manifest, bundle.weights, plan)
 
 
 def read_training(path: str | Path) -> dict[str, Any]:

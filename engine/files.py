@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,7 +25,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if not path.parent.is_dir():
         raise errors.must(f"the folder of {path}", "exist", "none", "make it first")
-    beside = path.parent / f".{path.name}.{os.getpid()}.part"
+    # Two machines that share a folder may have the same process ids.
+    beside = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
     try:
         yield beside
         beside.replace(path)

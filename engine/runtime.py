@@ -97,7 +97,9 @@ class Engine:
             for name, t in bundle.weights.items()
         }
         self.model = family(self.manifest, weights)
-        self._executor = module.load(self.model, where, DTYPES[dtype])
+        files = [bundle.file(name) for name in getattr(module, "FILES", ())]
+        with torch_threads(threads):
+            self._executor = module.load(self.model, where, DTYPES[dtype], *files)
 
     @property
     def family(self) -> str:

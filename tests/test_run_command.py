@@ -103,7 +103,7 @@ def refused(
 
 
 class TestContract:
-    @pytest.mark.parametrize("executor", ["reference", "torch", "auto"])
+    @pytest.mark.parametrize("executor", ["reference", "torch", "native", "auto"])
     def test_spikes(
         self,
         bundles: dict[str, str],
@@ -144,7 +144,7 @@ class TestContract:
             error = np.abs(found[f"attention/processor.{i}/per_key"] - exact).max()
             assert error < 64 * ATTENTION
         meta = json.loads(str(found["meta"]))
-        assert meta["executor"] == ("torch" if executor == "auto" else executor)
+        assert meta["executor"] == ("native" if executor == "auto" else executor)
         assert (meta["device"], meta["dtype"], meta["threads"]) == ("cpu", "float32", 1)
         assert meta["seconds"] > 0
 
@@ -330,7 +330,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("extra", "message"),
         [
-            (["--executor", "quick"], "unknown executor 'quick'; known: auto, reference, torch"),
+            (["--executor", "quick"], "unknown executor 'quick'; known: auto, native, "),
             (["--device", "tpu"], "device must be cpu, cuda or cuda:N, got 'tpu'"),
             (["--device", "cuda:99"], "device must be there, got 'cuda:99' with "),
             (["--dtype", "float8"], "unknown dtype 'float8'; known: float32, float64"),

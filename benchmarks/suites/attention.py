@@ -7,18 +7,14 @@ last head: output, and each statistic that is returned.
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from attendrite.kernels.attention import OPERATION, Attention, attention, request
+from fma_peak import peak
 from peers import join
 from timing import Case, Contestant
 from torch import Tensor
@@ -48,7 +44,7 @@ TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}
 
 def cases(options: Options) -> Iterator[Case]:
     """Yield ``attention/peak`` and one case for each workload."""
-    yield peak(options.quick)
+    yield peak("attention/peak", options.quick)
     for name, shape in SHAPES.items():
         if options.quick:
             shape = (*shape[:2], 16, 64, shape[4])
@@ -68,29 +64,6 @@ def cases(options: Options) -> Iterator[Case]:
             builders.append(partial(onnxruntime, work, threads))
             builders.append(partial(torch_flex, work, threads, case))
         yield join(case, builders)
-
-
-def peak(quick: bool) -> Case:
-    """Time products and sums in registers, one thread: the ceiling of every float32 kernel."""
-    turns = 1000 if quick else 20_000_000
-    name = "attendrite:fma_peak"
-    case = Case("attention/peak", 0.0, "flop", rounds=9)
-    compiler = shutil.which("c++")
-    if compiler is None:
-        case.skipped[name] = "there is no C++ compiler"
-        return case
-    with tempfile.TemporaryDirectory() as folder:
-        built = Path(folder) / "peak.so"
-        source = Path(__file__).resolve().parents[1] / "fma_peak.cpp"
-        flags = ["-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC"]
-        subprocess.run([compiler, *flags, str(source), "-o", str(built)], check=True)
-        run = ctypes.CDLL(str(built)).run
-    run.argtypes, run.restype = [ctypes.c_long], ctypes.c_double
-    flop = float(run(1)) * turns
-    case.work = flop / 1e6
-    judge = lambda done: abs(float(done) - flop)  # noqa: E731
-    case.contestants.append(Contestant(name, lambda: run(turns), judge, 2.0, "float32"))
-    return case
 
 
 class Work:

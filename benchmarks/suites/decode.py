@@ -1,9 +1,11 @@
-"""POYO windows, from tokens to the decoded value: ours, torch_brain's code, and its ONNX export.
+"""POYO windows, from tokens to the decoded value: ours, torch_brain's code, and ONNX of both.
 
 Shapes of the published models, random weights: ``poyo_small`` (1.3 M parameters) and ``poyo_large``
 (11.8 M). Windows of 1 s, queries at 20 times; 100 units at 10 Hz, 500 at 10 Hz, 1000 at 20 Hz. All
 start from tensors of tokens; ``+tokens`` of ours starts from the spikes. Every prediction is held
-against our reference in float64, whose parity with torch_brain the tests hold.
+against our reference in float64, whose parity with torch_brain the tests hold. Cases ``processor``
+have next to no tokens and one query, so that the layers between latents are what is timed; beside
+``decode/peak`` their throughput is a share of what one core can do.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import attendrite
 import numpy as np
 import torch
 from attendrite import Capture, Engine, SpikeBatch
+from fma_peak import peak
 from peers import join
 from timing import Case, Contestant
 
@@ -40,7 +43,9 @@ TOLERANCE = 2e-5
 
 
 def cases(options: Options) -> Iterator[Case]:
-    """Yield ``decode/<model>/<population>/b<batch>``."""
+    """Yield ``decode/peak``, ``decode/<model>/processor``, ``decode/<model>/<population>/b<n>``."""
+    if options.wants("decode/peak"):
+        yield peak("decode/peak", options.quick)
     for name, sizes in list(MODELS.items())[: 1 if options.quick else None]:
         if options.quick:
             sizes = {**sizes, "depth": 1}
@@ -51,6 +56,8 @@ def cases(options: Options) -> Iterator[Case]:
             case.skipped["everyone"] = "torch_brain is not installed, whose model is decoded"
             yield case
             continue
+        if options.wants(f"decode/{name}/processor"):
+            yield processor(name, model)
         populations = {"5u_10hz": (5, 10.0)} if options.quick else POPULATIONS
         for population, (n_units, rate) in populations.items():
             for size in (2,) if options.quick else BATCHES:
@@ -69,9 +76,11 @@ def cases(options: Options) -> Iterator[Case]:
                 )
                 builders: list[Any] = []
                 for threads in options.thread_counts:
-                    builders.append(partial(ours, work, threads))
+                    builders.append(partial(ours, work, threads, "native"))
+                    builders.append(partial(ours, work, threads, "torch"))
                     builders.append(partial(torch_brain, work, threads, case))
                     builders.append(partial(onnxruntime, work, threads))
+                    builders.append(partial(our_graph, work, threads))
                 yield join(case, builders)
 
 
@@ -91,10 +100,24 @@ def made(sizes: dict[str, int]) -> Any:
     return model
 
 
+def processor(name: str, model: Any) -> Case:
+    """One unit without spikes and one query: what is left is the processor."""
+    steps = int(COMMON["sequence_length"] / COMMON["latent_step"])
+    latents, dim = steps * model.num_latents_per_step, model.dim
+    inner = COMMON["self_heads"] * COMMON["dim_head"]
+    products = 4 * dim * inner + 2 * latents * inner + 12 * dim * dim  # of a latent, in a layer
+    flop = 2.0 * latents * products * len(model.proc_layers)
+    case = Case(f"decode/{name}/processor", flop / 1e6, "flop", rounds=31)
+    work = Work(model, 1, 0.0, 1, queries=1)
+    return join(case, [partial(ours, work, 1, "native"), partial(ours, work, 1, "torch")])
+
+
 class Work:
     """Windows of a population, as spikes and as torch_brain's tensors."""
 
-    def __init__(self, model: Any, n_units: int, rate: float, size: int) -> None:
+    def __init__(
+        self, model: Any, n_units: int, rate: float, size: int, queries: int = QUERIES
+    ) -> None:
         self.model, self.size = model, size
         self.folder = tempfile.TemporaryDirectory()
         bundle = attendrite.export(model, Path(self.folder.name) / "bundle")
@@ -107,7 +130,7 @@ class Work:
             window=np.repeat(np.arange(size), counts),
             unit_ids=[f"unit_{i:04d}" for i in range(n_units)],
             session=["session"] * size,
-            query_times=np.tile(np.linspace(0.05, 1, QUERIES), (size, 1)),
+            query_times=np.tile(np.linspace(0.05, 1, queries), (size, 1)),
         )
         self.inputs = self._tensors()
         reference = self.engine(executor="reference", dtype="float64")
@@ -150,9 +173,9 @@ class Work:
         )  # fmt: skip
 
 
-def ours(work: Work, threads: int) -> list[Contestant]:
-    """The torch executor: from tensors, with statistics, and from spikes."""
-    engine = work.engine(executor="torch", threads=threads)
+def ours(work: Work, threads: int, executor: str) -> list[Contestant]:
+    """An executor of ours: from tensors, with statistics, and from spikes."""
+    engine = work.engine(executor=executor, threads=threads)
     with torch.inference_mode():
         inputs = engine.model.inputs(work.batch)
     everything = Capture(STATISTICS)
@@ -163,12 +186,12 @@ def ours(work: Work, threads: int) -> list[Contestant]:
             return engine._executor.run(inputs, plan)[0]
 
     return [
-        work.contestant("attendrite:torch", partial(forward, {}), threads),
+        work.contestant(f"attendrite:{executor}", partial(forward, {}), threads),
         work.contestant(
-            "attendrite:torch+per_unit+per_key+entropy+lse", partial(forward, plan), threads
+            f"attendrite:{executor}+per_unit+per_key+entropy+lse", partial(forward, plan), threads
         ),
         work.contestant(
-            "attendrite:torch+tokens", lambda: engine.run(work.batch).prediction, threads
+            f"attendrite:{executor}+tokens", lambda: engine.run(work.batch).prediction, threads
         ),
     ]
 
@@ -196,8 +219,6 @@ def torch_brain(work: Work, threads: int, case: Case) -> list[Contestant]:
 
 def onnxruntime(work: Work, threads: int) -> list[Contestant]:
     """ONNX Runtime on torch's own export of torch_brain's model."""
-    import onnxruntime as ort
-
     path = Path(work.folder.name) / "model.onnx"
     if not path.exists():
         import onnxscript  # noqa: F401  which torch's exporter needs
@@ -209,18 +230,36 @@ def onnxruntime(work: Work, threads: int) -> list[Contestant]:
                 work.model, (), str(path), kwargs=work.inputs, dynamo=True, verbose=False,
                 input_names=list(work.inputs),
             )  # fmt: skip
+    return sessions(work, threads, "onnxruntime", str(path), work.inputs, "torch_brain")
+
+
+def our_graph(work: Work, threads: int) -> list[Contestant]:
+    """ONNX Runtime on the graph that we export."""
+    from attendrite import graph
+    from attendrite.executors.onnx import feed
+
+    model = work.engine(executor="reference").model
+    data = graph.build(model.manifest, model.layers.weights, {})
+    return sessions(work, threads, "attendrite:onnx", data, feed(model.inputs(work.batch)))
+
+
+def sessions(
+    work: Work, threads: int, name: str, source: str | bytes, inputs: dict[str, Any], *packages: str
+) -> list[Contestant]:
+    """ONNX Runtime on a graph, its threads asleep or spinning between operators."""
+    import onnxruntime as ort
+
     made = []
     for spin in (False, True)[: 1 if threads == 1 else 2]:
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
         options.log_severity_level = 3
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        feed = {x.name: work.inputs[x.name].numpy() for x in session.get_inputs()}
+        session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        feed = {x.name: np.asarray(inputs[x.name]) for x in session.get_inputs()}
         run = partial(session.run, None, feed)
         call = partial(first, run)
-        name = "onnxruntime" + "+spin" * spin
-        made.append(work.contestant(name, call, threads, "onnxruntime", "torch_brain"))
+        made.append(work.contestant(name + "+spin" * spin, call, threads, "onnxruntime", *packages))
     return made
 
 

@@ -22,6 +22,16 @@ constexpr int kTileKeys<2> = 6;
 template <int VECTORS>
 constexpr int kTileValues = kTileKeys<VECTORS>;
 
+// A narrow tile waits for its sums, so what a wide one leaves over is not cut into the narrowest:
+// 6, 4, 2, 1, and 8 is 4 and 4.
+template <int TILE>
+constexpr int kNarrower = TILE % 3 == 0 ? TILE / 3 * 2 : TILE / 2;
+
+template <int TILE>
+constexpr bool one_more(std::int64_t left) {
+    return left >= TILE && (TILE % 3 != 0 || left != 2 * kNarrower<TILE>);
+}
+
 // ---- reading rows ----
 
 inline float to_float(std::uint16_t bits, Element element) {
@@ -83,6 +93,24 @@ inline void read_row(const RowsIn& in, std::int64_t row, std::int64_t width, flo
     }
 }
 
+inline void turn_halves(const float* from, const float* phase, std::int64_t pairs, float* to) {
+    std::int64_t i = 0;
+    for (; i + kWidth <= pairs; i += kWidth) {
+        const Floats cos = load(phase + i);
+        const Floats sin = load(phase + pairs + i);
+        const Floats x = load(from + i);
+        const Floats y = load(from + pairs + i);
+        store(to + i, x * cos - y * sin);
+        store(to + pairs + i, y * cos + x * sin);
+    }
+    for (; i < pairs; ++i) {
+        const float x = from[i];
+        const float y = from[pairs + i];
+        to[i] = x * phase[i] - y * phase[pairs + i];
+        to[pairs + i] = y * phase[i] + x * phase[pairs + i];
+    }
+}
+
 inline void turn(float* row, const float* phase, std::int64_t pairs) {
     for (std::int64_t i = 0; i < pairs; ++i) {
         const float even = row[2 * i];
@@ -95,9 +123,19 @@ inline void turn(float* row, const float* phase, std::int64_t pairs) {
 void gather(const RowsIn& in, std::int64_t first, std::int64_t n, std::int64_t width, float* out) {
     for (std::int64_t i = 0; i < n; ++i) {
         const std::int64_t key = in.order != nullptr ? in.order[first + i] : first + i;
+        const std::int64_t from = in.rows != nullptr ? in.rows[key] : key;
         float* const row = out + i * width;
-        read_row(in, in.rows != nullptr ? in.rows[key] : key, width, row);
-        if (in.phase != nullptr) turn(row, in.phase + key * in.phase_stride, in.pairs);
+        const bool turned = in.phase != nullptr;
+        const float* const phase = turned ? in.phase + key * in.phase_stride : nullptr;
+        if (turned && in.halves && in.element == Element::f32) {  // without a copy before
+            const float* const at = static_cast<const float*>(in.data) + from * in.stride;
+            turn_halves(at, phase, in.pairs, row);
+            for (std::int64_t d = 2 * in.pairs; d < width; ++d) row[d] = at[d];
+            continue;
+        }
+        read_row(in, from, width, row);
+        if (turned && in.halves) turn_halves(row, phase, in.pairs, row);
+        if (turned && !in.halves) turn(row, phase, in.pairs);
     }
 }
 
@@ -125,8 +163,8 @@ void pack(const RowsIn& in, std::int64_t first, std::int64_t queries, std::int64
         for (std::int64_t lane = 0; lane < kLanes; lane += kWidth) {
             const Floats cos = load(phase_out + i * kLanes + lane);
             const Floats sin = load(phase_out + (in.pairs + i) * kLanes + lane);
-            float* const even = out + 2 * i * kLanes + lane;
-            float* const odd = even + kLanes;
+            float* const even = out + (in.halves ? i : 2 * i) * kLanes + lane;
+            float* const odd = even + (in.halves ? in.pairs : 1) * kLanes;
             const Floats x = load(even);
             const Floats y = load(odd);
             store(even, x * cos - y * sin);
@@ -140,17 +178,38 @@ void pack(const RowsIn& in, std::int64_t first, std::int64_t queries, std::int64
 // Products are summed over this many features at a time: the rounding of long sums stays short.
 constexpr std::int64_t kPanel = 64;
 
+// What the scores of some keys start from: nothing, or rows of a table.
+struct Start {
+    const float* scores;
+    std::int64_t stride;
+    const std::int64_t* rows;
+};
+
+inline Start start_of(const Still& still, const KeyBlock& keys, std::int64_t key,
+                      std::int64_t lane) {
+    if (still.scores == nullptr) return {nullptr, 0, nullptr};
+    return {still.scores + lane, still.scores_stride, keys.rows + key};
+}
+
 // scores[key][lanes] = <queries, key>; best[lanes] grows to the largest.
 template <int KEYS, int VECTORS>
 inline void score_tile(const float* queries, const float* k, std::int64_t stride,
-                       std::int64_t width, float* scores, Floats (&best)[VECTORS]) {
+                       std::int64_t width, const Start& start, std::int64_t key, float* scores,
+                       Floats (&best)[VECTORS]) {
     Floats products[KEYS][VECTORS];
     std::int64_t d = 0;
     do {
-        for (int i = 0; i < KEYS; ++i) {
-            for (int j = 0; j < VECTORS; ++j) products[i][j] = all(0.0F);
-        }
         const bool first = d == 0;
+        if (first && start.scores != nullptr) {
+            for (int i = 0; i < KEYS; ++i) {
+                const float* const from = start.scores + start.rows[key + i] * start.stride;
+                for (int j = 0; j < VECTORS; ++j) products[i][j] = load(from + j * kWidth);
+            }
+        } else {
+            for (int i = 0; i < KEYS; ++i) {
+                for (int j = 0; j < VECTORS; ++j) products[i][j] = all(0.0F);
+            }
+        }
         const std::int64_t end = width - d < kPanel ? width : d + kPanel;
         for (; d < end; ++d) {
             Floats q[VECTORS];
@@ -176,17 +235,17 @@ inline void score_tile(const float* queries, const float* k, std::int64_t stride
 
 template <int KEYS, int VECTORS>
 inline void score_tiles(const float* queries, const float* k, std::int64_t stride,
-                        std::int64_t width, std::int64_t n, float* scores,
-                        Floats (&best)[VECTORS]) {
+                        std::int64_t width, const Start& start, std::int64_t key, std::int64_t n,
+                        float* scores, Floats (&best)[VECTORS]) {
     std::int64_t i = 0;
-    for (; i + KEYS <= n; i += KEYS) {
-        score_tile<KEYS, VECTORS>(queries, k + i * stride, stride, width, scores + i * kLanes,
-                                  best);
+    for (; one_more<KEYS>(n - i); i += KEYS) {
+        score_tile<KEYS, VECTORS>(queries, k + i * stride, stride, width, start, key + i,
+                                  scores + i * kLanes, best);
     }
     if constexpr (KEYS > 1) {
         if (i < n) {
-            score_tiles<KEYS / 2, VECTORS>(queries, k + i * stride, stride, width, n - i,
-                                           scores + i * kLanes, best);
+            score_tiles<kNarrower<KEYS>, VECTORS>(queries, k + i * stride, stride, width, start,
+                                                  key + i, n - i, scores + i * kLanes, best);
         }
     }
 }
@@ -220,13 +279,13 @@ template <int VALUES, int VECTORS>
 inline void value_tiles(const float* weights, const float* v, std::int64_t stride, std::int64_t n,
                         std::int64_t width, float* output) {
     std::int64_t d = 0;
-    for (; d + VALUES <= width; d += VALUES) {
+    for (; one_more<VALUES>(width - d); d += VALUES) {
         value_tile<VALUES, VECTORS>(weights, v + d, stride, n, output + d * kLanes);
     }
     if constexpr (VALUES > 1) {
         if (d < width) {
-            value_tiles<VALUES / 2, VECTORS>(weights, v + d, stride, n, width - d,
-                                             output + d * kLanes);
+            value_tiles<kNarrower<VALUES>, VECTORS>(weights, v + d, stride, n, width - d,
+                                                    output + d * kLanes);
         }
     }
 }
@@ -256,27 +315,43 @@ inline void move_max(const BlockState& state, const BlockShape& shape, std::int6
     store(state.max + lane, to);
 }
 
-// Scores become exponentials, and are summed.
-template <int VECTORS, bool MOMENTS, bool UNITS>
-inline void exponentials(const BlockState& state, const BlockShape& shape, const KeyBlock& keys,
-                         std::int64_t first, std::int64_t n, std::int64_t lane, float* scores) {
+// Which keys of a block, one after the other, are summed together.
+enum class Runs { none, units, rows };
+
+// The end of the run that begins at a key.
+template <Runs RUNS>
+inline std::int64_t run_end(const KeyBlock& keys, std::int64_t first, std::int64_t i,
+                            std::int64_t n) {
+    if constexpr (RUNS == Runs::none) return n;
+    std::int64_t end = i + 1;
+    if constexpr (RUNS == Runs::units) {
+        while (end < n && keys.units[first + end] == keys.units[first + i]) ++end;
+    } else {
+        while (end < n && keys.rows[first + end] == keys.rows[first + i]) ++end;
+    }
+    return end;
+}
+
+// Scores become exponentials, and are summed. Returns the number of runs.
+template <int VECTORS, bool MOMENTS, Runs RUNS>
+inline std::int64_t exponentials(const BlockState& state, const BlockShape& shape,
+                                 const KeyBlock& keys, std::int64_t first, std::int64_t n,
+                                 std::int64_t lane, float* scores) {
     const Floats scale = all(shape.scale);
-    Floats minus_max[VECTORS], sums[VECTORS], moments[VECTORS], times[VECTORS], unit_sums[VECTORS];
+    Floats minus_max[VECTORS], sums[VECTORS], moments[VECTORS], times[VECTORS], run_sums[VECTORS];
     for (int j = 0; j < VECTORS; ++j) {
         minus_max[j] = all(0.0F) - load(state.max + lane + j * kWidth);
-        sums[j] = moments[j] = times[j] = unit_sums[j] = all(0.0F);
+        sums[j] = moments[j] = times[j] = run_sums[j] = all(0.0F);
     }
     const bool lag = MOMENTS && keys.times != nullptr;
+    std::int64_t n_runs = 0;
     std::int64_t i = 0;
     while (i < n) {
-        // Keys of one unit in a row: sums stay in registers, whether units are sorted or not.
-        std::int64_t end = n;
-        std::int32_t unit = 0;
-        if constexpr (UNITS) {
-            unit = keys.units[first + i];
-            end = i + 1;
-            while (end < n && keys.units[first + end] == unit) ++end;
-            for (int j = 0; j < VECTORS; ++j) unit_sums[j] = all(0.0F);
+        // Sums of a run stay in registers, whether keys are sorted or not.
+        const std::int64_t begin = i;
+        const std::int64_t end = run_end<RUNS>(keys, first, i, n);
+        if constexpr (RUNS != Runs::none) {
+            for (int j = 0; j < VECTORS; ++j) run_sums[j] = all(0.0F);
         }
         for (; i < end; ++i) {
             float* const row = scores + i * kLanes;
@@ -284,8 +359,8 @@ inline void exponentials(const BlockState& state, const BlockShape& shape, const
                 const Floats x = fma(load(row + j * kWidth), scale, minus_max[j]);
                 const Floats e = exp2(x);
                 store(row + j * kWidth, e);
-                if constexpr (UNITS) {
-                    unit_sums[j] = unit_sums[j] + e;
+                if constexpr (RUNS != Runs::none) {
+                    run_sums[j] = run_sums[j] + e;
                 } else {
                     sums[j] = sums[j] + e;
                 }
@@ -295,15 +370,24 @@ inline void exponentials(const BlockState& state, const BlockShape& shape, const
                 }
             }
         }
-        if constexpr (UNITS) {
-            float* const to = state.units + unit * kLanes + lane;
-            for (int j = 0; j < VECTORS; ++j) {
-                sums[j] = sums[j] + unit_sums[j];
-                if (unit < shape.n_units) {
-                    store(to + j * kWidth, load(to + j * kWidth) + unit_sums[j]);
+        if constexpr (RUNS != Runs::none) {
+            for (int j = 0; j < VECTORS; ++j) sums[j] = sums[j] + run_sums[j];
+            if (keys.units != nullptr && keys.units[first + begin] < shape.n_units) {
+                float* const to = state.units + keys.units[first + begin] * kLanes + lane;
+                for (int j = 0; j < VECTORS; ++j) {
+                    store(to + j * kWidth, load(to + j * kWidth) + run_sums[j]);
                 }
             }
         }
+        if constexpr (RUNS == Runs::rows) {
+            float* const to = shape.still.room + n_runs * kLanes;
+            for (int j = 0; j < VECTORS; ++j) store(to + j * kWidth, run_sums[j]);
+            const float* const row =
+                shape.still.values + keys.rows[first + begin] * shape.still.values_stride;
+            float* const copy = shape.still.room + kKeys * kLanes + n_runs * shape.still.width;
+            std::memcpy(copy, row, static_cast<std::size_t>(shape.still.width) * sizeof(float));
+        }
+        ++n_runs;
     }
     for (int j = 0; j < VECTORS; ++j) {
         const std::int64_t at = lane + j * kWidth;
@@ -315,6 +399,7 @@ inline void exponentials(const BlockState& state, const BlockShape& shape, const
             if (lag) store(state.time + at, load(state.time + at) + times[j]);
         }
     }
+    return n_runs;
 }
 
 inline bool ahead(float score, std::int32_t key, float other, std::int32_t other_key) {
@@ -366,6 +451,7 @@ inline void absorb_block(const BlockState& state, const TopState* top, const Blo
     for (int j = 0; j < VECTORS; ++j) best[j] = all(kLowest);
     // Reading one number at a time, the loops below wait for memory: so the next keys and the
     // values of these are asked for while these are multiplied.
+    const Start start = start_of(shape.still, keys, first, lane);
     constexpr std::int64_t kAhead = kTileKeys<VECTORS>;
     const std::int64_t step = keys.cold ? kAhead : n;
     for (std::int64_t i = 0; i < n; i += step) {
@@ -374,10 +460,10 @@ inline void absorb_block(const BlockState& state, const TopState* top, const Blo
         if (keys.cold) {
             prefetch_rows(k + kAhead * keys.k_stride, keys.k_stride, some, shape.width);
             prefetch_rows(keys.v + (first + i) * keys.v_stride, keys.v_stride, some,
-                          shape.value_width);
+                          shape.value_width - shape.still.width);
         }
         score_tiles<kTileKeys<VECTORS>, VECTORS>(queries + lane, k, keys.k_stride, shape.width,
-                                                 some, scores + i * kLanes, best);
+                                                 start, i, some, scores + i * kLanes, best);
     }
     if (top != nullptr) {
         keep_largest(*top, scores, n, keys.first + static_cast<std::int32_t>(first), lane,
@@ -394,14 +480,27 @@ inline void absorb_block(const BlockState& state, const TopState* top, const Blo
         }
     }
     const bool moments = state.moment != nullptr || state.time != nullptr;
-    const auto run =
-        keys.units != nullptr && state.units != nullptr
-            ? (moments ? exponentials<VECTORS, true, true> : exponentials<VECTORS, false, true>)
-            : (moments ? exponentials<VECTORS, true, false> : exponentials<VECTORS, false, false>);
-    run(state, shape, keys, first, n, lane, scores);
+    const auto run = [&](auto without, auto with) {
+        return (moments ? with : without)(state, shape, keys, first, n, lane, scores);
+    };
+    const Still& still = shape.still;
+    std::int64_t n_runs = 0;
+    if (still.width > 0) {
+        n_runs =
+            run(exponentials<VECTORS, false, Runs::rows>, exponentials<VECTORS, true, Runs::rows>);
+    } else if (keys.units != nullptr) {
+        run(exponentials<VECTORS, false, Runs::units>, exponentials<VECTORS, true, Runs::units>);
+    } else {
+        run(exponentials<VECTORS, false, Runs::none>, exponentials<VECTORS, true, Runs::none>);
+    }
+    const std::int64_t turning = shape.value_width - still.width;
     value_tiles<kTileValues<VECTORS>, VECTORS>(scores, keys.v + first * keys.v_stride,
-                                               keys.v_stride, n, shape.value_width,
-                                               state.output + lane);
+                                               keys.v_stride, n, turning, state.output + lane);
+    if (still.width > 0) {
+        value_tiles<kTileValues<VECTORS>, VECTORS>(still.room, still.room + kKeys * kLanes,
+                                                   still.width, n_runs, still.width,
+                                                   state.output + turning * kLanes + lane);
+    }
 }
 
 // Calls run(VECTORS, lane) for groups of registers that cover the lanes.
@@ -554,8 +653,8 @@ void finish(const BlockState& state, const TopState* top, const BlockShape& shap
             for (std::int64_t i = 0; out.phase != nullptr && i < out.pairs; ++i) {
                 const Floats cos = load(out.phase + i * kLanes + lane);
                 const Floats sin = load(out.phase + (out.pairs + i) * kLanes + lane);
-                float* const even = state.output + 2 * i * kLanes + lane;
-                float* const odd = even + kLanes;
+                float* const even = state.output + (out.halves ? i : 2 * i) * kLanes + lane;
+                float* const odd = even + (out.halves ? out.pairs : 1) * kLanes;
                 const Floats x = load(even);
                 const Floats y = load(odd);
                 store(even, x * cos + y * sin);
@@ -600,8 +699,9 @@ inline void weigh_block(const BlockShape& shape, const float* queries, const flo
                         bool keep, float* scores) {
     Floats unused[VECTORS];
     for (int j = 0; j < VECTORS; ++j) unused[j] = all(kLowest);
-    score_tiles<kTileKeys<VECTORS>, VECTORS>(queries + lane, keys.k + first * keys.k_stride,
-                                             keys.k_stride, shape.width, n, scores, unused);
+    score_tiles<kTileKeys<VECTORS>, VECTORS>(
+        queries + lane, keys.k + first * keys.k_stride, keys.k_stride, shape.width,
+        start_of(shape.still, keys, first, lane), 0, n, scores, unused);
     const Floats scale = all(shape.scale);
     Floats minus_max[VECTORS], norm[VECTORS], share[VECTORS];
     for (int j = 0; j < VECTORS; ++j) {
@@ -707,11 +807,12 @@ void phases(const double* times, std::int64_t n, const double* omega, std::int64
             const float cosine =
                 1.0F +
                 r2 * (-19.7392082F + r2 * (64.9393158F + r2 * (-85.4428482F + r2 * 59.2202873F)));
-            const bool odd = quarter == 1.0F || quarter == -1.0F;
-            const float half = quarter > 1.5F || quarter < -1.5F ? -1.0F : 1.0F;
-            // A quarter turn: cos -> -sin, sin -> cos; three quarters: the opposite.
-            cosines[f] = odd ? -quarter * sine : half * cosine;
-            sines[f] = odd ? quarter * cosine : half * sine;
+            // Cosine and sine of the quarters, by arithmetic alone: a choice is not vectorised.
+            const float size = quarter < 0.0F ? -quarter : quarter;
+            const float c = 1.0F - size;
+            const float s = quarter * (2.0F - size);
+            cosines[f] = c * cosine - s * sine;
+            sines[f] = s * cosine + c * sine;
         }
     }
 }

@@ -51,6 +51,7 @@ inline void store(float* p, Floats x) { std::memcpy(p, &x, sizeof x); }
 
 inline Floats all(float x) { return _mm512_set1_ps(x); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 inline Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 inline bool any_greater(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
 inline float sum(Floats x) { return _mm512_reduce_add_ps(x); }
@@ -67,6 +68,7 @@ inline void interleave(Floats a, Floats b, Floats& low, Floats& high) {
 
 inline Floats all(float x) { return _mm256_set1_ps(x); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats min(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 inline Floats max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 inline bool any_greater(Floats a, Floats b) {
     return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
@@ -91,6 +93,7 @@ using Ints = std::int32_t __attribute__((vector_size(16)));
 
 inline Floats all(float x) { return Floats{x, x, x, x}; }
 inline Floats fma(Floats a, Floats b, Floats c) { return a * b + c; }
+inline Floats min(Floats a, Floats b) { return a < b ? a : b; }
 inline Floats max(Floats a, Floats b) { return a > b ? a : b; }
 inline bool any_greater(Floats a, Floats b) {
     const Ints mask = a > b;

@@ -60,7 +60,7 @@ def _spread(observed: Observed, head: int, unit_ids: Sequence[str]) -> Row:
         "participation_lift": shares.participation(shares.share(lift)),
         "gini_sum": shares.gini(part),
         "gini_lift": shares.gini(shares.share(lift)),
-        "start_end": 1 - spikes / every,
+        "start_end": max(0.0, 1 - spikes / every),  # a share, whatever the rounding
         "start_end_uniform": 1 - counts["spikes"] / counts["all"],
         "top_unit": unit_ids[top],
         "top_share": part[top],

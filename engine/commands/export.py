@@ -1,4 +1,4 @@
-"""Make a bundle from a checkpoint of torch_brain (POYO, POYO+, Calcium POYO+)."""
+"""Make a bundle from a checkpoint of torch_brain (POYO, POYO+, Calcium POYO+); ONNX too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HELP = "make a bundle from a checkpoint"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``attendrite export``."""
-    parser.add_argument("source", help="Lightning checkpoint, or a saved state_dict")
+    parser.add_argument("source", help="Lightning checkpoint, a saved state_dict, or a bundle")
     parser.add_argument("-o", "--out", required=True, metavar="BUNDLE", help="folder to make")
     parser.add_argument(
         "--family",
@@ -27,11 +27,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="what to call the model; default: after the folder")
     parser.add_argument("--training", metavar="FILE.json", help="facts about the training to keep")
+    parser.add_argument(
+        "--onnx", action="store_true", help="also write the model as graph.onnx, to run anywhere"
+    )
+    parser.add_argument(
+        "--capture",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar="SITE:STATISTIC[:OPTION]",
+        help="attention that the graph returns too, for example encoder:per_unit",
+    )
     parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
 
 
 def run(options: argparse.Namespace) -> int:
     """Export; return the exit status."""
+    from ..capture import Capture
     from ..exporter import export, read_training
 
     settings = {}
@@ -48,6 +60,10 @@ def run(options: argparse.Namespace) -> int:
         name=options.name,
         training=None if options.training is None else read_training(options.training),
         force=options.force,
+        onnx=options.onnx,
+        capture=Capture.parse(text for texts in options.capture for text in texts)
+        if options.capture
+        else None,
     )
     print(folder)
     return 0

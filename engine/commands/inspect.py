@@ -21,6 +21,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``attendrite inspect``."""
     parser.add_argument("bundle", metavar="BUNDLE")
     parser.add_argument("--json", action="store_true", help="machine-readable, nothing left out")
+    parser.add_argument(
+        "--explain", action="store_true", help="also which executors run it here, and why not"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -28,6 +31,8 @@ def run(options: argparse.Namespace) -> int:
     from ..bundle import Bundle
 
     facts = inspect(Bundle.load(options.bundle))
+    if options.explain:
+        facts["executors"] = explain(facts["family"])
     print(json.dumps(facts, indent=1, ensure_ascii=False) if options.json else text(facts))
     return 0
 
@@ -62,6 +67,28 @@ def inspect(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def explain(family: str) -> list[dict[str, Any]]:
+    """Say for each device and dtype which executor ``auto`` takes, and why others do not run."""
+    import torch
+
+    from .. import executors
+    from ..runtime import DTYPES
+
+    rows = []
+    for device in ("cpu", "cuda"):
+        for dtype in DTYPES:
+            wanted = {"family": family, "device": device, "dtype": dtype}
+            if device == "cuda" and not torch.cuda.is_available():
+                reason: str | None = "needs a CUDA device, none is here"
+                found = dict.fromkeys(executors.names(), reason)
+                taken = None
+            else:
+                found = executors.refusals(**wanted)
+                taken = executors.choose(executors.AUTO, **wanted)[0]
+            rows.append({"device": device, "dtype": dtype, "auto": taken, "refusals": found})
+    return rows
+
+
 def _site(site: Site) -> dict[str, Any]:
     return {**vars(site), "statistics": list(site.statistics)}
 
@@ -92,6 +119,14 @@ def text(facts: Mapping[str, Any]) -> str:
         lines.append("training  nothing known")
     for name, fact in facts["files"].items():
         lines.append(f"file      {name}  {fact['bytes']:,} bytes  sha256 {fact['sha256']}")
+    for row in facts.get("executors", ()):
+        lines += ["", f"executors on {row['device']}, {row['dtype']}"]
+        if row["auto"] is None:
+            lines.append("  none: " + next(iter(row["refusals"].values())))
+            continue
+        for name, reason in row["refusals"].items():
+            can = "taken by auto" if name == row["auto"] else "can be asked for"
+            lines.append(f"  {name:<12}{can if reason is None else reason}")
     return "\n".join(map(errors.plain, lines))
 
 

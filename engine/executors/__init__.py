@@ -4,7 +4,10 @@ An executor is a module with
 
 * ``PRIORITY: int``, the highest one that does not refuse is chosen by ``auto``;
 * ``refuses(family, device, dtype) -> str | None``, why it cannot (``None``: it can);
-* ``load(model, device, dtype) -> Executor``, which binds all that can be bound before a run.
+* ``load(model, device, dtype, *files) -> Executor``, which binds all that can be bound before a
+  run;
+* where it reads more of a bundle than its weights, ``FILES: tuple[str, ...]``: names of the
+  ``files`` that ``load`` gets, each as bytes, ``None`` where the bundle has none.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from .. import errors
 from ..capture import Request
 from ..kernels._operation import Operation
 
-__all__ = ["ROLLOUT", "Captured", "Executor", "choose", "names"]
+__all__ = ["AUTO", "ROLLOUT", "Captured", "Executor", "choose", "names", "refusals"]
 
 AUTO = "auto"
 _EXECUTORS = Operation(__name__)
@@ -48,6 +51,11 @@ class Executor(Protocol):
 def names() -> list[str]:
     """Return the names of all executors, whether they can run here or not."""
     return _EXECUTORS.backends
+
+
+def refusals(*, family: str, device: str, dtype: str) -> dict[str, str | None]:
+    """Say for every executor why it cannot run such a model, ``None`` where it can."""
+    return _EXECUTORS.refusals(family=family, device=device, dtype=dtype)
 
 
 def choose(name: str, *, family: str, device: str, dtype: str) -> tuple[str, ModuleType]:

@@ -138,5 +138,5 @@ def _existing(name: str, value: Tensor, exist: Tensor | None) -> Tensor:
     """Clear what belongs to queries that do not exist."""
     if exist is None or "query" not in AXES[name]:
         return value
-    missing = ~exist.reshape(len(exist), 1, -1, *[1] * (value.ndim - 3))
+    missing = ~exist.reshape(len(exist), 1, exist.shape[1], *[1] * (value.ndim - 3))
     return value.masked_fill(missing, NO_KEY if name == "top_k.key" else 0)

@@ -14,6 +14,7 @@ tables of (unit, type) instead of being projected one by one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,7 +36,7 @@ from ._site import Attend, Inputs, Keys, Queries, Shapes
 EPS = 1e-5
 TOKEN_TYPES = 4  # spike, START, END, and one that is never used
 SPIKE_TYPES = 3
-MOST_STEPS = 1 << 16
+MOST_STEPS, MOST_LATENTS = 1 << 16, 1 << 16
 MOST_LAYERS, WIDEST, LONGEST = 1024, 1 << 16, 1e6  # the last in seconds
 NEEDS = {"sequence_length": "1.0", "latent_step": "0.125"}
 
@@ -88,6 +89,9 @@ class Config:
         if not 1 <= steps <= MOST_STEPS:
             be = f"divide sequence_length into 1..{MOST_STEPS} steps"
             raise errors.must("config 'latent_step'", be, f"{steps:g} steps")
+        latents = math.ceil(steps) * values["num_latents_per_step"]
+        if latents > MOST_LATENTS:
+            raise errors.must("latents of a window", f"be at most {MOST_LATENTS}", latents)
         return cls(**values)
 
     @cached_property

@@ -1,7 +1,9 @@
 // Every result against plain loops in double, in memory of exactly the size that was asked for: the
 // sanitizers see what is read or written beyond it.
+#include <algorithm>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -21,6 +23,8 @@ struct Sizes {
     std::int64_t batch, heads, queries, keys, width, value_width, units, pairs;
     bool tables;         // keys are rows of tables
     float sharp = 1.0F;  // factor of the queries: scores far apart move the maximum
+    bool halves = false;
+    std::int64_t period = 0;  // of queries in what does not turn, given as tables; 0: no tables
 };
 
 // Inputs of a call, padded keys, and room for all results.
@@ -60,7 +64,43 @@ struct Call {
             }
             for (std::int64_t i = 0; i < s.queries; ++i) query_times.push_back(100.5);
         }
+        if (s.period > 0) make_still();
     }
+
+    // Queries that are alike in what does not turn, units that follow from rows, rows in order in
+    // the first batch element, and the table of products.
+    void make_still() {
+        const Sizes& s = sizes;
+        const std::int64_t turning = 2 * s.pairs;
+        const auto query = [&](std::int64_t b, std::int64_t h, std::int64_t i) {
+            return q.data() + ((b * s.heads + h) * s.queries + i) * s.width;
+        };
+        for (std::int64_t b = 0; b < s.batch; ++b) {
+            for (std::int64_t h = 0; h < s.heads; ++h) {
+                for (std::int64_t i = 0; i < s.queries; ++i) {
+                    std::copy_n(query(0, h, i % s.period) + turning, s.width - turning,
+                                query(b, h, i) + turning);
+                }
+            }
+        }
+        std::sort(rows.begin(), rows.begin() + s.keys);
+        for (std::size_t i = 0; i < rows.size(); ++i) units[i] = rows[i] % (s.units + 1) - 1;
+        for (std::int64_t h = 0; h < s.heads; ++h) {
+            for (std::int64_t row = 0; row < n_rows; ++row) {
+                const float* const key = k.data() + (h * n_rows + row) * s.width;
+                for (std::int64_t i = 0; i < still_period(); ++i) {
+                    double product = 0;
+                    for (std::int64_t d = turning; d < s.width; ++d) {
+                        product += static_cast<double>(query(0, h, i % s.period)[d]) *
+                                   static_cast<double>(key[d]);
+                    }
+                    still.push_back(static_cast<float>(product));
+                }
+            }
+        }
+    }
+
+    std::int64_t still_period() const { return std::lcm(sizes.period, kLanes); }
 
     AttentionProblem problem() {
         const Sizes& s = sizes;
@@ -105,6 +145,13 @@ struct Call {
         p.query_times = query_times.data();
         p.query_weights = weights.data();
         p.scale = 0.3F;
+        p.halves = s.halves;
+        if (s.period > 0) {
+            p.width = 2 * s.pairs;
+            p.still_scores = still.data();
+            p.still_period = still_period();
+            p.still_values = s.value_width - 2 * s.pairs;
+        }
         p.output = output.data();
         p.lse = lse.data();
         p.entropy = entropy.data();
@@ -118,7 +165,7 @@ struct Call {
 
     Sizes sizes;
     std::int64_t n_rows = 0;
-    Numbers q, k, v, weights, query_phase, key_phase;
+    Numbers q, k, v, weights, query_phase, key_phase, still;
     Indices begin, count, units, rows;
     std::vector<double> key_times, query_times;
     Numbers output, lse, entropy, lag, per_unit, per_query_unit, per_key, full, part_lse,
@@ -133,16 +180,19 @@ void run(const AttentionProblem& p, int threads) {
     attention(p, memory.get(), threads);
 }
 
-std::vector<double> turned(const float* row, std::int64_t width, const float* phase,
-                           std::int64_t pairs, double sign) {
+std::vector<double> turned(const float* row, std::int64_t width, const float* phase, const Sizes& s,
+                           double sign) {
+    const std::int64_t pairs = s.pairs;
     std::vector<double> x(row, row + width);
     for (std::int64_t i = 0; i < pairs; ++i) {
         const double c = static_cast<double>(phase[i]);
-        const double s = sign * static_cast<double>(phase[pairs + i]);
-        const double even = x[at(2 * i)];
-        const double odd = x[at(2 * i + 1)];
-        x[at(2 * i)] = even * c - odd * s;
-        x[at(2 * i + 1)] = odd * c + even * s;
+        const double sine = sign * static_cast<double>(phase[pairs + i]);
+        double& first = x[at(s.halves ? i : 2 * i)];
+        double& second = x[at(s.halves ? pairs + i : 2 * i + 1)];
+        const double even = first;
+        const double odd = second;
+        first = even * c - odd * sine;
+        second = odd * c + even * sine;
     }
     return x;
 }
@@ -164,7 +214,7 @@ void check_query(const Call& call, std::int64_t b, std::int64_t h, std::int64_t 
     const std::int64_t query = (b * s.heads + h) * s.queries + q;
     const std::int64_t set = s.tables ? 0 : b;
     const float* const phase = call.query_phase.data() + (b * s.queries + q) * 2 * s.pairs;
-    const auto x = turned(call.q.data() + query * s.width, s.width, phase, s.pairs, 1);
+    const auto x = turned(call.q.data() + query * s.width, s.width, phase, s, 1);
     std::vector<double> scores, output(at(s.value_width)), by_unit(at(s.units));
     std::vector<std::vector<double>> values;
     double most = -1e300;
@@ -173,9 +223,8 @@ void check_query(const Call& call, std::int64_t b, std::int64_t h, std::int64_t 
         const std::int64_t row =
             (set * s.heads + h) * call.n_rows + (s.tables ? call.rows[at(place)] : i);
         const float* const turn = call.key_phase.data() + place * 2 * s.pairs;
-        const auto k = turned(call.k.data() + row * s.width, s.width, turn, s.pairs, 1);
-        values.push_back(
-            turned(call.v.data() + row * s.value_width, s.value_width, turn, s.pairs, 1));
+        const auto k = turned(call.k.data() + row * s.width, s.width, turn, s, 1);
+        values.push_back(turned(call.v.data() + row * s.value_width, s.value_width, turn, s, 1));
         double score = 0;
         for (std::int64_t d = 0; d < s.width; ++d) score += x[at(d)] * k[at(d)];
         scores.push_back(0.3F * score);
@@ -209,7 +258,7 @@ void check_query(const Call& call, std::int64_t b, std::int64_t h, std::int64_t 
         CHECK(near(call.per_query_unit[at(query * s.units + u)], by_unit[at(u)]));
     }
     const Numbers single(output.begin(), output.end());
-    const auto back = turned(single.data(), s.value_width, phase, s.pairs, -1);
+    const auto back = turned(single.data(), s.value_width, phase, s, -1);
     for (std::int64_t d = 0; d < s.value_width; ++d) {
         CHECK(near(call.output[at(query * s.value_width + d)], back[at(d)]));
     }
@@ -250,6 +299,9 @@ void against_plain_loops(const Sizes& s, unsigned seed) {
     // The same by way of the units: partial results merge into the whole.
     AttentionProblem p = call.problem();
     p.per_key = p.weights = nullptr;
+    p.still_scores = nullptr;  // not by way of the units
+    p.still_values = 0;
+    p.width = s.width;
     p.partial_lse = call.part_lse.data();
     p.partial_output = call.part_output.data();
     run(p, 2);
@@ -279,6 +331,13 @@ void indices_that_do_not_exist() {
     call.rows[0] = 0;
     call.count[0] = 6;
     CHECK(contains(thrown_by([&] { run(call.problem(), 2); }), "lengths must be in 0..5, got 6"));
+    Call still({1, 1, 2, 5, 8, 8, 3, 2, true, 1.0F, true, 2}, 1);
+    AttentionProblem p = still.problem();
+    p.rows = nullptr;
+    CHECK(contains(thrown_by([&] { run(p, 1); }), "still_scores must have float32 tables"));
+    p = still.problem();
+    p.still_period = 2;
+    CHECK(contains(thrown_by([&] { run(p, 1); }), "still_period must be a multiple of 64, got 2"));
 }
 
 }  // namespace
@@ -286,14 +345,20 @@ void indices_that_do_not_exist() {
 int main() {
     on_every_level([] {
         unsigned seed = 0;
-        for (const Sizes& sizes : std::vector<Sizes>{{1, 1, 1, 1, 1, 1, 1, 0, false},
-                                                     {2, 2, 17, 63, 16, 16, 5, 0, false},
-                                                     {2, 1, 70, 97, 33, 20, 4, 3, false},
-                                                     {3, 2, 5, 111, 16, 48, 40, 8, true},
-                                                     {1, 1, 130, 200, 155, 155, 9, 20, true},
-                                                     {1, 1, 2, 9000, 8, 8, 6, 2, false},
-                                                     {1, 2, 20, 700, 24, 24, 7, 2, false, 20.0F},
-                                                     {1, 1, 20, 1500, 24, 24, 7, 2, true, 20.0F}}) {
+        for (const Sizes& sizes :
+             std::vector<Sizes>{{1, 1, 1, 1, 1, 1, 1, 0, false},
+                                {2, 2, 17, 63, 16, 16, 5, 0, false},
+                                {2, 1, 70, 97, 33, 20, 4, 3, false},
+                                {3, 2, 5, 111, 16, 48, 40, 8, true},
+                                {1, 1, 130, 200, 155, 155, 9, 20, true},
+                                {1, 1, 2, 9000, 8, 8, 6, 2, false},
+                                {1, 2, 20, 700, 24, 24, 7, 2, false, 20.0F},
+                                {1, 1, 20, 1500, 24, 24, 7, 2, true, 20.0F},
+                                {2, 2, 130, 300, 24, 40, 7, 5, false, 1.0F, true},
+                                {2, 1, 130, 200, 64, 64, 7, 16, true, 1.0F, true, 16},
+                                {2, 2, 70, 300, 30, 26, 7, 5, true, 1.0F, false, 12},
+                                {2, 1, 70, 1500, 24, 24, 7, 9, true, 1.0F, true, 70},
+                                {1, 1, 20, 9000, 24, 24, 7, 9, true, 20.0F, true, 8}}) {
             against_plain_loops(sizes, ++seed);
         }
         indices_that_do_not_exist();

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import json
 import random
 import re
 import zipfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 # Edges of the integers that files hold as sizes, counts and offsets.
 EDGES = [
@@ -24,6 +27,11 @@ EDGES = [
     2**63 - 1,
     2**64 - 1,
 ]
+# What a value of a manifest or of a header of weights is replaced by.
+VALUES: list[Any] = [
+    None, True, 0, 1, -1, 7, 2**31, 2**63, 10**400, 1e-300, 1e300, 0.5, "", "a", "a\nb", "\ud800",
+    "../x", "\x00", [], [1], {}, {"a": 1}, {"": -1}, "F64", "F16", "F8_E4M3", "I64", "C64", "F4",
+]  # fmt: skip
 NUMBERS = [b"0", b"-1", b"1", b"4294967296", b"9" * 20, b"1e999", b"nan", b"0.5"]
 
 
@@ -51,6 +59,45 @@ def mutate_archive(
         for entry, content in entries.items():
             new.writestr(entry, content)
     return out.getvalue()
+
+
+def mutate_bundle(
+    data: bytes, others: Sequence[bytes], chance: random.Random, general: Callable[..., bytes]
+) -> bytes:
+    """Damage bytes, or a value of the manifest or of the weights' header that stays JSON."""
+    if chance.random() < 0.4:
+        return general(data, others, chance)
+    if data.startswith(b"{"):
+        return _changed(data, chance)
+    size = int.from_bytes(data[:8], "little")
+    header, rest = data[8 : 8 + size], data[8 + size :]
+    header = _changed(header, chance) if chance.random() < 0.7 else general(header, [], chance)
+    return len(header).to_bytes(8, "little") + header + rest
+
+
+def _changed(data: bytes, chance: random.Random) -> bytes:
+    """Replace, remove or add one value, anywhere in a JSON text."""
+    table = json.loads(data)
+    places = list(_places(table))
+    where, key = chance.choice(places)
+    kind = chance.random()
+    if kind < 0.7:
+        where[key] = copy.deepcopy(chance.choice(VALUES))
+    elif kind < 0.85:
+        del where[key]
+    else:
+        other, name = chance.choice(places)
+        where[key] = copy.deepcopy(other[name])
+    return json.dumps(table).encode()
+
+
+def _places(table: Any) -> Any:
+    """Yield every container and key of a tree."""
+    keys = list(table) if isinstance(table, dict) else range(len(table))
+    for key in keys:
+        yield table, key
+        if isinstance(table[key], dict | list):
+            yield from _places(table[key])
 
 
 def _flip_bits(data: bytes, _: Sequence[bytes], chance: random.Random) -> bytes:

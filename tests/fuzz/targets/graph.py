@@ -1,0 +1,31 @@
+"""ONNX files of bundles, up to where onnxruntime gets them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tiny
+from attendrite import graph, models
+from attendrite.capture import Capture
+
+CAPTURE = Capture({"*": ["weights", "per_key"], "encoder": ["per_unit:spikes", "entropy", "lse"]})
+
+
+def seeds(folder: Path) -> list[Path]:
+    folder.mkdir(parents=True)
+    for family in models.families():
+        bundle, model = tiny.bundle(family), _model(family)
+        data = graph.build(bundle.manifest, bundle.weights, CAPTURE.plan(model.sites))
+        (folder / f"{family}.onnx").write_bytes(data)
+    return [folder / f"{family}.onnx" for family in models.families()]
+
+
+def read(path: Path) -> None:
+    found = graph.check(path.read_bytes())
+    name = found.graph.name  # that of the family, if the file came from us
+    graph.fits(found, _model(name if name in models.families() else "poyo"))
+
+
+def _model(family: str) -> models.Family:
+    bundle = tiny.bundle(family)
+    return models.load(family)(bundle.manifest, bundle.weights)
