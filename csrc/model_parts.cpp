@@ -21,8 +21,8 @@ namespace {
 using Shape = std::vector<std::int64_t>;
 
 // The limits of engine/models/_perceiver.py.
-constexpr double kMostSteps = 1 << 16, kMostLatents = 1 << 16, kMostLayers = 1024,
-                 kWidest = 1 << 16, kLongest = 1e6;
+constexpr std::int64_t kMostLatents = 1 << 16;
+constexpr double kMostSteps = 1 << 16, kMostLayers = 1024, kWidest = 1 << 16, kLongest = 1e6;
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
@@ -249,7 +249,7 @@ class Maker {
         p_.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(p_.width)));
         const auto n_steps = static_cast<std::int64_t>(std::ceil(steps));
         if (n_steps * per_step_ > kMostLatents) {
-            refuse("latents of a window", "be at most " + text(kMostLatents),
+            refuse("latents of a window", "be at most " + std::to_string(kMostLatents),
                    std::to_string(n_steps * per_step_));
         }
         for (std::int64_t i = 0; i < n_steps * per_step_; ++i) {
