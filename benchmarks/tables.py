@@ -9,7 +9,7 @@ The first word is the suite; ``case`` and ``implementation`` choose rows by patt
 ``|``), ``dtype`` likewise (then peers of other dtypes are no measure), ``threads`` by number,
 ``relative`` names the peer that the others are compared with
 (default: the fastest library of the case), ``show=error`` gives one column of errors for each case
-instead of times. The suite ``demo`` has scores instead of times: ``task`` and ``selection`` choose,
+instead of times, ``show=tail`` the slowest calls. The suite ``demo`` has scores instead of times: ``task`` and ``selection`` choose,
 ``show=settings`` gives the settings of the baselines.
 
 What stands between the markers is replaced; ``--check`` changes nothing and fails where a document
@@ -75,7 +75,7 @@ def table(marker: str, results: Path) -> str:
     chosen = [row for row in every if _chosen(row, asked)]
     if not chosen:
         raise ValueError(f"a marker must choose rows, got none for {marker!r}")
-    make = _errors if asked.get("show") == "error" else _times
+    make = {"error": _errors, "tail": _tails}.get(asked.get("show", ""), _times)
     return f"{make(chosen, every, asked.get('relative'))}\n\n{_source(chosen)}"
 
 
@@ -103,6 +103,17 @@ def _time_cells(row: Row, name: str, base: Row | None) -> list[str]:
     rate = _rate(row["throughput"], row["throughput_unit"])
     spent = [_duration(row["p50_ms"]), _duration(row["p99_ms"])]
     return [row["case"], f"`{name}`", str(row["threads"]), *spent, rate, ratio]
+
+
+def _tails(chosen: Sequence[Row], _every: Sequence[Row], _relative: str | None) -> str:
+    fields = ("p50_ms", "p80_ms", "p99_ms", "p999_ms", "max_ms")
+    lines = [
+        [row["case"], f"`{row['implementation']}`", str(row["n"])]
+        + ["" if row[field] is None else _duration(row[field]) for field in fields]
+        for row in chosen
+    ]
+    head = ["case", "implementation", "calls", "median", "p80", "p99", "p99.9", "slowest"]
+    return _markdown(head, lines)
 
 
 def _errors(chosen: Sequence[Row], _every: Sequence[Row], _relative: str | None) -> str:

@@ -169,7 +169,7 @@ def results(tmp_path: Path) -> Path:
         row("spin/a", "slowpy", 8.0, error=0.125),
         row("spin/a", "fastpy", 2.0),
         row("spin/a", "fastpy", 1.0, threads=2),
-        row("spin/b", "attendrite:native", 3.0),
+        row("spin/b", "attendrite:native", 3.0, n=5, p80_ms=3.5, max_ms=4.0),
     ]
     save(tmp_path / "spin.jsonl", rows)
     return tmp_path
@@ -203,6 +203,11 @@ def test_tables_compare_with_the_peer_that_is_named(results: Path) -> None:
 def test_tables_of_errors_have_a_column_for_each_case(results: Path) -> None:
     lines = filled("spin show=error implementation=slowpy|attend*", results)
     assert lines == ["| `attendrite:native` | 0 % | 0 % |", "| `slowpy` | 12.5 % |  |"]
+
+
+def test_tables_of_tails_show_the_slowest_calls(results: Path) -> None:
+    lines = filled("spin case=spin/b show=tail", results)
+    assert lines == ["| spin/b | `attendrite:native` | 5 | 3 ms | 3.5 ms | 3 ms |  | 4 ms |"]
 
 
 def score(method: str, support: str, r2: list[list[float]], **other: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ constexpr int kPanels = ROWS == 1   ? 8 / kVectors
 
 // Rows that go through the panels together. Their sums, and with a panel's weights their inputs,
 // stay in the cache.
-constexpr int kBlockRows = 8 * kTileRows;
+constexpr int kBlockRows = 11 * kTileRows;
 
 // The first part of n cut into as few equal parts as `most` allows.
 inline std::int64_t part(std::int64_t n, std::int64_t most) {
