@@ -9,8 +9,8 @@ The first word is the suite; ``case`` and ``implementation`` choose rows by patt
 ``|``), ``dtype`` likewise (then peers of other dtypes are no measure), ``threads`` by number,
 ``relative`` names the peer that the others are compared with
 (default: the fastest library of the case), ``show=error`` gives one column of errors for each case
-instead of times, ``show=tail`` the slowest calls. The suite ``demo`` has scores instead of times: ``task`` and ``selection`` choose,
-``show=settings`` gives the settings of the baselines.
+instead of times, ``show=tail`` the slowest calls. The suite ``demo`` has scores instead of times:
+``task`` and ``selection`` choose, ``show=settings`` gives the settings of the baselines.
 
 What stands between the markers is replaced; ``--check`` changes nothing and fails where a document
 is not what the rows say.
