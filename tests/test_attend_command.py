@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attendrite
 import numpy as np
 import pytest
-import torch
 from attendrite import Bundle, Engine
 from attendrite.__main__ import main
 from attendrite.analysis import attend, untrained
@@ -39,12 +38,7 @@ def recording(n_units: int = 24) -> Recording:
                      intervals={"trials": trials, "reach": reach})  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

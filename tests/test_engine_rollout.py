@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attendrite
 import numpy as np
 import pytest
-import torch
 from attendrite import AttendriteError, CalciumBatch, Capture, Engine, SpikeBatch, executors
 from attendrite.__main__ import main
 from numpy.typing import NDArray
@@ -32,12 +30,7 @@ SOURCES = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ in float64. The golden arrays of torch_brain are held in test_models.py.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,13 +36,7 @@ EVERYTHING = Capture(
 BY_UNIT = Capture({"encoder": ["per_unit", "per_query_unit:spikes", "entropy", "lag"]})
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small models on a busy machine: threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import attendrite
 import numpy as np
 import pytest
-import torch
 from attendrite import AttendriteError, Bundle, SpikeBatch
 from attendrite.__main__ import main
 from attendrite.recordings import Recording, Series, Spikes
@@ -28,13 +26,7 @@ UNITS = [f"sess_a/unit_{i:04d}" for i in range(24)]
 OUTPUT, ATTENTION = 5e-6, 2e-6
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small models on a busy machine: threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
