@@ -82,7 +82,7 @@ struct AttentionShared {
     double* origins;       // [batch]
     std::int32_t* order;   // [n_keys] keys of each element sorted by unit
     std::int32_t* runs;    // [n_keys] unit of the i-th key of that order
-    std::int32_t* places;  // [batch, n_units + 2] where the keys of each unit begin in that order
+    std::int32_t* places;  // [batch, n_units + 2] where the keys of each unit end in that order
     float *max, *inverse;  // [batch, heads, queries] for the second pass
     float* block_sums;     // [batch, heads, blocks, n_units]
     float* block_keys;     // [batch, heads, blocks, longest] marginals from kept exponentials

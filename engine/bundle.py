@@ -126,12 +126,13 @@ class Bundle:
     Attributes:
         manifest: Everything but the weights.
         weights: The original tensors by name, on the CPU. Shared, not to be modified.
-        path: The folder it was read from; ``None`` for one made in memory.
+        path: The folder it was read from; ``None`` for one made in memory, also by
+            ``dataclasses.replace``: the files of the folder are not those of the new one.
     """
 
     manifest: Manifest
     weights: Mapping[str, Tensor] = field(repr=False)
-    path: Path | None = None
+    path: Path | None = field(default=None, init=False)
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
@@ -155,7 +156,9 @@ class Bundle:
         refuse_pickle(WEIGHTS, data)
         _check_header(data)
         _check_hash(manifest, WEIGHTS, data)
-        return cls(manifest, _tensors(data), folder)
+        bundle = cls(manifest, _tensors(data))
+        object.__setattr__(bundle, "path", folder)  # frozen
+        return bundle
 
     def file(self, name: str) -> bytes | None:
         """Return a file that lies beside the weights, its hash verified.

@@ -446,6 +446,20 @@ class TestFile:
             assert not Path(out).exists()
 
 
+def test_other_weights_do_not_run_through_the_graph_of_the_old_ones(exported: Path) -> None:
+    bundle = Bundle.load(exported)
+    higher = {**bundle.weights, "readout.bias": bundle.weights["readout.bias"] + 1}
+    batch, asked = (
+        batch_for("poyo"),
+        Capture({"encoder": "per_unit:spikes", "processor.*": "per_key"}),
+    )
+    before, after = (
+        np.asarray(Engine(b, "onnx").run(batch, asked).prediction)
+        for b in (bundle, replace(bundle, weights=higher))
+    )
+    np.testing.assert_allclose(after, before + 1, atol=1e-5)
+
+
 class TestForeignFiles:
     """Files that did not come from here, in bundles by someone who can count hashes."""
 

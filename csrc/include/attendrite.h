@@ -96,7 +96,7 @@ ATTENDRITE_API int64_t attendrite_session_row(const attendrite_engine*, const ch
 
 /* ---- running ---- */
 
-/* Makes the tables of these units, about 1 ms per 1000; tokens name units by their place here.
+/* Makes the tables of these units, a few ms per 1000; tokens name units by their place here.
  * Nothing is done where they are bound already. */
 ATTENDRITE_API int attendrite_bind_units(attendrite_engine* engine, const int64_t* rows, int64_t n,
                                          char* message, size_t size);
