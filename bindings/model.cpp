@@ -50,22 +50,34 @@ attendrite_request request_of(const Request& r) {
     return out;
 }
 
-// Fields by name: addresses of what is there, 0 for what is not.
-attendrite_batch batch_of(const py::dict& fields) {
+std::vector<float*> pointers(const std::vector<Address>& addresses) {
+    std::vector<float*> out;
+    for (const Address address : addresses) out.push_back(pointer<float>(address));
+    return out;
+}
+
+// Fields by name: addresses of what is there, 0 for what is not. A batch without its tokens.
+attendrite_batch queries_of(const py::dict& fields) {
     const auto number = [&](const char* name) { return fields[name].cast<std::int64_t>(); };
     const auto address = [&](const char* name) { return fields[name].cast<Address>(); };
     attendrite_batch b{};
     b.windows = number("windows");
+    b.queries = number("queries");
+    b.query_times = pointer<const double>(address("query_times"));
+    b.session_rows = pointer<const std::int64_t>(address("session_rows"));
+    b.task_rows = pointer<const std::int64_t>(address("task_rows"));
+    return b;
+}
+
+attendrite_batch batch_of(const py::dict& fields) {
+    const auto address = [&](const char* name) { return fields[name].cast<Address>(); };
+    attendrite_batch b = queries_of(fields);
     b.first = pointer<const std::int64_t>(address("first"));
     b.count = pointer<const std::int64_t>(address("count"));
     b.times = pointer<const double>(address("times"));
     b.units = pointer<const std::int64_t>(address("units"));
     b.types = pointer<const std::int64_t>(address("types"));
     b.values = pointer<const float>(address("values"));
-    b.queries = number("queries");
-    b.query_times = pointer<const double>(address("query_times"));
-    b.session_rows = pointer<const std::int64_t>(address("session_rows"));
-    b.task_rows = pointer<const std::int64_t>(address("task_rows"));
     return b;
 }
 
@@ -82,8 +94,7 @@ class SharedRunner {
         const auto n_units = fields["n_units"].cast<std::int64_t>();
         std::vector<attendrite_request> requests;
         for (const Request& one : wanted) requests.push_back(request_of(one));
-        std::vector<float*> predictions;
-        for (const Address room : rooms) predictions.push_back(pointer<float>(room));
+        const std::vector<float*> predictions = pointers(rooms);
 
         const py::gil_scoped_release unlocked;
         const std::lock_guard turn(mutex_);
@@ -91,6 +102,17 @@ class SharedRunner {
         runner_.bind_units(rows, n_units);
         runner_.run(batch, requests.data(), static_cast<std::int64_t>(requests.size()),
                     predictions.data());
+    }
+
+    void run_encoded(const py::dict& fields, Address encoded, const std::vector<Address>& rooms,
+                     int threads) {
+        const attendrite_batch batch = queries_of(fields);
+        const std::vector<float*> predictions = pointers(rooms);
+
+        const py::gil_scoped_release unlocked;
+        const std::lock_guard turn(mutex_);
+        runner_.set_threads(threads);
+        runner_.run(batch, nullptr, 0, predictions.data(), pointer<const float>(encoded));
     }
 
   private:
@@ -114,5 +136,8 @@ void bind_model(py::module_& m) {
              py::arg("weights"), "From the contents of the two files of a bundle.")
         .def("run", &SharedRunner::run, py::arg("fields"), py::arg("requests"),
              py::arg("predictions"), py::arg("threads"),
-             "Runs a batch given by addresses, see csrc/include/attendrite.h.");
+             "Runs a batch given by addresses, see csrc/include/attendrite.h.")
+        .def("run_encoded", &SharedRunner::run_encoded, py::arg("fields"), py::arg("encoded"),
+             py::arg("predictions"), py::arg("threads"),
+             "Runs all that follows the encoder's attention; the batch needs no tokens.");
 }

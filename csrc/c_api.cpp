@@ -70,9 +70,7 @@ void check_threads(int threads) {
 }
 
 // What the arrays hold, and which of them a model takes, is checked where they are used.
-void check_batch(const Model::Parts& parts, const attendrite_batch& batch) {
-    check_size(batch.windows, "windows of a batch");
-    check_size(batch.queries, "queries of a batch");
+void check_tokens(const attendrite_batch& batch) {
     if (batch.windows == 0) return;
     check_pointer(batch.first, "first of a batch");
     check_pointer(batch.count, "count of a batch");
@@ -85,7 +83,12 @@ void check_batch(const Model::Parts& parts, const attendrite_batch& batch) {
         check_pointer(batch.times, "times of a batch");
         check_pointer(batch.units, "units of a batch");
     }
-    if (batch.queries == 0) return;
+}
+
+void check_batch(const Model::Parts& parts, const attendrite_batch& batch) {
+    check_size(batch.windows, "windows of a batch");
+    check_size(batch.queries, "queries of a batch");
+    if (batch.windows == 0 || batch.queries == 0) return;
     check_pointer(batch.query_times, "query_times of a batch");
     check_pointer(batch.session_rows, "session_rows of a batch");
     if (!parts.tasks.empty()) check_pointer(batch.task_rows, "task_rows of a batch");
@@ -111,6 +114,17 @@ void check_predictions(const Model::Parts& parts, const attendrite_batch& batch,
 const Model::Parts& parts_of(const attendrite_engine* engine) {
     check_pointer(engine, "engine");
     return engine->runner.model().parts();
+}
+
+void check_run(const attendrite_engine* engine, const attendrite_batch* batch,
+               const attendrite_request* requests, std::int64_t n_requests,
+               float* const* predictions) {
+    const Model::Parts& parts = parts_of(engine);
+    check_pointer(batch, "batch");
+    check_size(n_requests, "number of requests");
+    if (n_requests > 0) check_pointer(requests, "requests");
+    check_batch(parts, *batch);
+    check_predictions(parts, *batch, predictions);
 }
 
 template <class Vocabulary>
@@ -240,13 +254,20 @@ int attendrite_run(attendrite_engine* engine, const attendrite_batch* batch,
                    const attendrite_request* requests, int64_t n_requests,
                    float* const* predictions, char* message, size_t size) {
     return guarded(message, size, [&] {
-        const Model::Parts& parts = parts_of(engine);
-        check_pointer(batch, "batch");
-        check_size(n_requests, "number of requests");
-        if (n_requests > 0) check_pointer(requests, "requests");
-        check_batch(parts, *batch);
-        check_predictions(parts, *batch, predictions);
+        check_run(engine, batch, requests, n_requests, predictions);
+        check_tokens(*batch);
         engine->runner.run(*batch, requests, n_requests, predictions);
+    });
+}
+
+int attendrite_run_encoded(attendrite_engine* engine, const attendrite_batch* batch,
+                           const float* encoded, const attendrite_request* requests,
+                           int64_t n_requests, float* const* predictions, char* message,
+                           size_t size) {
+    return guarded(message, size, [&] {
+        check_run(engine, batch, requests, n_requests, predictions);
+        if (batch->windows > 0) check_pointer(encoded, "encoded");
+        engine->runner.run(*batch, requests, n_requests, predictions, encoded);
     });
 }
 

@@ -43,19 +43,13 @@ float** slot(AttentionProblem& p, std::int32_t statistic) {
     }
 }
 
-// The features of a row where the model has them.
-void restore(const Model::Parts& parts, const float* row, float* out) {
-    for (std::size_t place = 0; place < parts.order.size(); ++place) {
-        out[parts.order[place]] = row[place];
-    }
-}
-
 // Rows [heads][n][width].
 void copy_rows(const Model::Parts& parts, const HeadRows& rows, std::int64_t heads, std::int64_t n,
                float* out) {
     const float* const from = static_cast<const float*>(rows.data);
     for (std::int64_t i = 0; i < heads * n; ++i) {
-        restore(parts, from + i / n * rows.head + i % n * rows.row, out + i * parts.width);
+        const float* const row = from + i / n * rows.head + i % n * rows.row;
+        reorder(parts, Order::models, row, 1, out + i * parts.width);
     }
 }
 
@@ -168,6 +162,20 @@ bool has_keys(const attendrite_request& r) {
            r.statistic == ATTENDRITE_TOP_K;
 }
 
+void reorder(const Model::Parts& parts, Order to, const float* rows, std::int64_t n, float* out) {
+    const auto width = static_cast<std::int64_t>(parts.order.size());
+    for (std::int64_t i = 0; i < n; ++i, rows += width, out += width) {
+        for (std::int64_t place = 0; place < width; ++place) {
+            const std::int64_t feature = parts.order[static_cast<std::size_t>(place)];
+            if (to == Order::models) {
+                out[feature] = rows[place];
+            } else {
+                out[place] = rows[feature];
+            }
+        }
+    }
+}
+
 void order_features(const Model::Parts& parts, const attendrite_request& r,
                     const AttentionProblem& p, const float* output, float* row) {
     const std::int64_t width = parts.width;
@@ -182,7 +190,7 @@ void order_features(const Model::Parts& parts, const attendrite_request& r,
         float* const partial = static_cast<float*>(r.second);
         for (std::int64_t i = 0; i < p.heads * p.queries * p.n_units; ++i) {
             std::copy_n(partial + i * width, width, row);
-            restore(parts, row, partial + i * width);
+            reorder(parts, Order::models, row, 1, partial + i * width);
         }
     }
 }

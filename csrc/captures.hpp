@@ -34,6 +34,10 @@ struct Pass {
 // Whether a result has an axis of keys, whose order then is that of the batch.
 bool has_keys(const attendrite_request&);
 
+// Rows [n][width] of features, from one order into the other: the model's, or Parts::order.
+enum class Order { models, parts };
+void reorder(const Model::Parts&, Order to, const float* rows, std::int64_t n, float* out);
+
 // Writes a request for what goes into a call or comes out of it, in the model's order of features,
 // and brings partial results into it; nothing for other requests. `output` is
 // [heads][queries][width], `row` has room for one row of it.

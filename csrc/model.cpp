@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfloat>
 #include <cmath>
 #include <string>
 
@@ -32,6 +33,7 @@ struct Given {
     const attendrite_batch& batch;
     const attendrite_request* requests;
     float* const* predictions;
+    const float* encoded;         // what the encoder's attention gives; or nullptr: from tokens
     const std::int64_t* earlier;  // of count_answers()
     Sizes sizes;
 };
@@ -127,6 +129,19 @@ void check_tokens(const Given& given, std::int64_t window) {
     }
 }
 
+// Numbers that the encoder's attention gives for a window.
+std::int64_t encoded_numbers(const Model::Parts& parts) { return parts.info.latents * parts.inner; }
+
+void check_encoded(const Given& given, std::int64_t window) {
+    const std::int64_t n = encoded_numbers(given.parts);
+    const float* const x = given.encoded + window * n;
+    bool fine = true;  // without a branch for each number
+    for (std::int64_t i = 0; i < n; ++i) fine &= std::abs(x[i]) <= FLT_MAX;
+    for (std::int64_t i = 0; !fine && i < n; ++i) {
+        check_finite("encoded", static_cast<double>(x[i]));
+    }
+}
+
 void check_queries(const Given& given) {
     const attendrite_batch& batch = given.batch;
     for (std::int64_t i = 0; i < given.sizes.windows * given.sizes.queries; ++i) {
@@ -161,10 +176,18 @@ class Forward {
         for (std::int64_t i = 0; i < s_.requests; ++i) {
             r_.requests[i] = of_window(parts_, given_.requests[i], s_, window_);
         }
-        tokens_ = batch_.count[window_];
-        prepare_tokens();
+        if (given_.encoded == nullptr) {
+            tokens_ = batch_.count[window_];
+            prepare_tokens();
+            attend(0);
+        } else {
+            const std::int64_t n = encoded_numbers(parts_);
+            reorder(parts_, Order::parts, given_.encoded + window_ * n, n / parts_.width,
+                    r_.output);
+        }
+        follow(0);
         prepare_queries();
-        for (std::size_t i = 0; i < parts_.layers.size(); ++i) {
+        for (std::size_t i = 1; i < parts_.layers.size(); ++i) {
             attend(i);
             follow(i);
         }
@@ -494,13 +517,13 @@ void check_not_negative(const char* what, std::int64_t n) {
 }
 
 // What can be checked before memory is taken.
-Sizes checked_sizes(const Model::Parts& parts, const attendrite_batch& batch) {
+Sizes checked_sizes(const Model::Parts& parts, const attendrite_batch& batch, bool has_tokens) {
     Sizes s{};
     check_not_negative("windows", batch.windows);
     check_not_negative("queries", batch.queries);
     s.windows = batch.windows;
     s.queries = batch.queries;
-    for (std::int64_t w = 0; w < s.windows; ++w) {
+    for (std::int64_t w = 0; has_tokens && w < s.windows; ++w) {
         check_not_negative("first", batch.first[w]);
         check_not_negative("count", batch.count[w]);
         s.longest = std::max(s.longest, batch.count[w]);
@@ -603,7 +626,7 @@ void Runner::reserve(std::int64_t windows, std::int64_t tokens, std::int64_t lon
     check_not_negative("queries", queries);
     const Model::Parts& parts = model().parts();
     const attendrite_batch none{};
-    Given given{parts, *state_->tables, none, nullptr, nullptr, nullptr, {}};
+    Given given{parts, *state_->tables, none, nullptr, nullptr, nullptr, nullptr, {}};
     given.sizes.queries = queries;
     given.sizes.requests = parts.info.sites * (ATTENDRITE_KEYS + 1);
     given.sizes.units = static_cast<std::int64_t>(state_->tables->rows.size());
@@ -640,17 +663,25 @@ std::int64_t Runner::tokens(const double* times, const std::int64_t* units, std:
 }
 
 void Runner::run(const attendrite_batch& batch, const attendrite_request* requests,
-                 std::int64_t n_requests, float* const* predictions) {
+                 std::int64_t n_requests, float* const* predictions, const float* encoded) {
     const Model::Parts& parts = model().parts();
     Given given{
-        parts, *state_->tables, batch, requests, predictions, nullptr, checked_sizes(parts, batch)};
+        parts,       *state_->tables, batch,   requests,
+        predictions, encoded,         nullptr, checked_sizes(parts, batch, encoded == nullptr)};
     Sizes& sizes = given.sizes;
     sizes.units = static_cast<std::int64_t>(state_->tables->rows.size());
     sizes.requests = n_requests;
-    for (std::int64_t i = 0; i < n_requests; ++i) check_request(parts, requests[i], sizes);
+    for (std::int64_t i = 0; i < n_requests; ++i) {
+        check_request(parts, requests[i], sizes);
+        if (encoded != nullptr && requests[i].site == 0) {
+            refuse("site of a request", "be after the encoder where its output is given", "0");
+        }
+    }
     check_queries(given);
     const int threads = state_->threads;
-    parallel_for(sizes.windows, threads, [&](std::int64_t w) { check_tokens(given, w); });
+    parallel_for(sizes.windows, threads, [&](std::int64_t w) {
+        encoded == nullptr ? check_tokens(given, w) : check_encoded(given, w);
+    });
     auto* const earlier = static_cast<std::int64_t*>(
         state_->answers.at_least(at(sizes.windows) * parts.readouts.size() * sizeof(std::int64_t)));
     count_answers(given, earlier);

@@ -37,8 +37,9 @@ class Runner {
                  std::int64_t queries);
     std::int64_t tokens(const double* times, const std::int64_t* units, std::int64_t n,
                         double* out_times, std::int64_t* out_units, std::int64_t* out_types) const;
+    // From `encoded` as attendrite_run_encoded(), or where it is null from the batch's tokens.
     void run(const attendrite_batch&, const attendrite_request*, std::int64_t n_requests,
-             float* const* predictions);
+             float* const* predictions, const float* encoded = nullptr);
 
   private:
     struct State;

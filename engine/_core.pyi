@@ -132,3 +132,6 @@ class Runner:
         predictions: list[int],
         threads: int,
     ) -> None: ...
+    def run_encoded(
+        self, fields: dict[str, int], encoded: int, predictions: list[int], threads: int
+    ) -> None: ...

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from ._version import __version__
 from .batches import NO_TASK, Batch
 from .bundle import Bundle, Manifest
 from .capture import AttentionRecord, Capture, Request, Site, TokenTable, concatenate
-from .executors import ROLLOUT, Captured
+from .executors import LATENTS, ROLLOUT, Captured
+from .executors import torch as torch_executor
 from .kernels.rollout import FUSE
 from .models import Inputs
+from .models._perceiver import PerceiverModel
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 ROLLED = "{} over heads; identity added where queries are the keys; all tokens"
@@ -85,6 +88,7 @@ class Engine:
         if threads is not None and threads < 1:
             raise errors.must("threads", "be at least 1", threads)
         where = _device(device)
+        self.bundle = bundle
         self.manifest: Manifest = bundle.manifest
         self.device, self.dtype, self.threads = device, dtype, threads
         family = models.load(self.family)
@@ -143,15 +147,12 @@ class Engine:
                 asks what a site cannot give, or the rollout is of another kind.
         """
         start = time.perf_counter()
-        if not isinstance(batch, self.model.batch):
-            kind, got = self.model.batch.__name__, type(batch).__name__
-            raise errors.must(f"input of a {self.family} model", f"be a {kind}", got)
         if batch_size is not None and batch_size < 1:
             raise errors.must("batch_size", "be at least 1", batch_size)
         if rollout is not None:
             errors.choice("rollout", rollout, FUSE)
         plan = (capture or Capture({})).plan(self.sites)
-        batch.check(self.manifest)
+        self._check(batch)
         size = max(1, len(batch)) if batch_size is None else batch_size
         parts = [
             self._run(batch.part(at, min(at + size, len(batch))), plan, rollout)
@@ -165,6 +166,126 @@ class Engine:
             self._meta(plan, rollout, time.perf_counter() - start),
         )
 
+    def partials(
+        self, batch: Batch, segments: NDArray[np.integer[Any]], n_segments: int
+    ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+        """Return the encoder's attention over the tokens of each segment alone.
+
+        :mod:`attendrite.kernels.merge_partials` merges them into attention over any set of
+        segments, as it is when the others are removed; :meth:`tails` goes on from there.
+
+        Args:
+            batch: Windows of the kind that the family takes; not modified.
+            segments: Segment of each token, ``[B, K]``, integers in ``-1..n_segments-1``, tokens in
+                the order of ``batch.tokens``; -1: in none. What it says of padding is not used.
+            n_segments: Number of segments ``G``.
+
+        Returns:
+            Log-sum-exps, natural, ``[B, H, L, G]``, -inf where a segment has no token, and outputs
+            of each head before the output projection, ``[B, H, L, G, D]``, 0 there. Dtype of the
+            engine.
+
+        Raises:
+            AttendriteError: As :meth:`run`; segments of another shape, dtype or range; an executor
+                that cannot.
+        """
+        model = self._perceiver(batch)
+        if n_segments < 1:
+            raise errors.must("n_segments", "be at least 1", n_segments)
+        with torch.inference_mode(), torch_threads(self.threads):
+            inputs = self.model.inputs(batch)
+            segments = np.asarray(segments)
+            errors.shape("segments", segments, inputs.keys.times.shape, "take the order of tokens")
+            if segments.dtype.kind not in "iu":
+                raise errors.must("segments", "be an array of integers", segments.dtype)
+            bad = np.argwhere((segments < -1) | (segments >= n_segments))
+            if len(bad):
+                b, k = bad[0]
+                got = f"segments[{b}, {k}] = {segments[b, k]}"
+                raise errors.must("segments", f"lie in -1..{n_segments - 1}", got)
+            of_tokens = model.tensor(segments.astype(np.int64))
+            lse, output = self._executor.partials(inputs, of_tokens, n_segments)
+        return lse.cpu().numpy(), output.cpu().numpy()
+
+    def tails(self, batch: Batch, encoded: NDArray[np.floating[Any]]) -> Prediction:
+        """Run what comes after the encoder's attention, from its output in ``N`` conditions.
+
+        Args:
+            batch: The windows; only their sessions, query times and tasks are read.
+            encoded: Output of each head of the encoder before the output projection, as
+                :meth:`partials` gives it, ``[N, B, H, L, D]``, dtype of the engine.
+
+        Returns:
+            The prediction of each condition, ``[N, B, Q, d]``, or by task ``[N, n, d]``.
+
+        Raises:
+            AttendriteError: As :meth:`run`; another shape or dtype, or not finite; an executor that
+                cannot.
+        """
+        model = self._perceiver(batch)
+        site, n_latents = self.sites[0], len(model.layers.config.latent_times)
+        errors.shape("encoded", encoded, ["N", len(batch), site.heads, n_latents, site.width])
+        if encoded.dtype != self.dtype:
+            raise errors.must("encoded", f"be an array of {self.dtype}", encoded.dtype)
+        errors.finite("encoded", encoded)
+        with torch.inference_mode(), torch_threads(self.threads):
+            given = np.require(encoded, requirements=["C", "W"])
+            if min(given.strides) < 0:  # an axis of one item may have any stride
+                given = given.copy()
+            inputs = model.without_tokens(batch)
+            return _arrays(
+                self._executor.tails(inputs, torch.from_numpy(given).to(model.layers.device))
+            )
+
+    def masked(self, batch: Batch, masks: Sequence[Mapping[str, NDArray[np.bool_]]]) -> Prediction:
+        """Run windows without some heads or latents, in ``N`` conditions.
+
+        A removed head gives 0 before the output projection of its layer; to a removed latent no
+        later layer attends. A condition is run from the first layer that it changes. The native
+        executor has no masks: there, torch runs the same weights.
+
+        Args:
+            batch: Windows of the kind that the family takes; not modified.
+            masks: For each condition, by site the heads that are kept, ``[H]``, bool, and under
+                ``"latents"`` the latents of a step that are kept, ``[num_latents_per_step]``, bool,
+                at least one. What is not named is kept.
+
+        Returns:
+            The prediction of each condition, ``[N, B, Q, d]``, or by task ``[N, n, d]``.
+
+        Raises:
+            AttendriteError: As :meth:`run`; an unknown site, a mask of another shape or dtype or
+                without latents; an executor that cannot.
+        """
+        model = self._perceiver(batch)
+        sizes = {site.name: site.heads for site in self.sites}
+        sizes[LATENTS] = model.layers.config.num_latents_per_step
+        given = [{name: np.asarray(kept) for name, kept in mask.items()} for mask in masks]
+        for i, mask in enumerate(given):
+            _check_mask(f"masks[{i}]", mask, sizes)
+        with torch.inference_mode(), torch_threads(self.threads):
+            return _arrays(self._masking.masked(self.model.inputs(batch), given))
+
+    @cached_property
+    def _masking(self) -> Any:
+        """The executor that has masks: the engine's own, or torch's with the same weights."""
+        if hasattr(self._executor, "masked"):
+            return self._executor
+        return torch_executor.load(self.model, _device(self.device), DTYPES[self.dtype])
+
+    def _check(self, batch: Batch) -> None:
+        if not isinstance(batch, self.model.batch):
+            kind, got = self.model.batch.__name__, type(batch).__name__
+            raise errors.must(f"input of a {self.family} model", f"be a {kind}", got)
+        batch.check(self.manifest)
+
+    def _perceiver(self, batch: Batch) -> PerceiverModel:
+        """Return the model, whose encoder and the rest can be run apart."""
+        self._check(batch)
+        if not isinstance(self.model, PerceiverModel):
+            raise errors.must("the model", "have an encoder of tokens", f"a {self.family} model")
+        return self.model
+
     def _run(
         self, batch: Batch, plan: Mapping[str, Mapping[str, Request]], rollout: str | None
     ) -> tuple[Prediction, AttentionRecord, NDArray[Any]]:
@@ -173,12 +294,7 @@ class Engine:
             prediction, found = self._executor.run(inputs, plan, rollout)
             captured = dict(found)
             rolled = captured.pop(ROLLOUT, torch.zeros(0)).cpu().numpy()
-        out: Prediction
-        if isinstance(prediction, Tensor):
-            out = prediction.cpu().numpy()
-        else:
-            out = {task: values.cpu().numpy() for task, values in prediction.items()}
-        return out, self._record(batch, inputs, captured, plan), rolled
+        return _arrays(prediction), self._record(batch, inputs, captured, plan), rolled
 
     def _record(
         self,
@@ -256,6 +372,24 @@ def _table(inputs: Inputs) -> TokenTable:
         keys.times.cpu().numpy(),
         keys.lengths.cpu().numpy(),
     )
+
+
+def _check_mask(name: str, mask: Mapping[str, NDArray[np.bool_]], sizes: Mapping[str, int]) -> None:
+    for site, kept in mask.items():
+        errors.choice(f"site of {name}", site, sizes)
+        of = f"{name}[{site!r}]"
+        if kept.dtype != np.bool_:
+            raise errors.must(of, "be an array of bool", kept.dtype, "say what is kept")
+        errors.shape(of, kept, [sizes[site]])
+        if site == LATENTS and not kept.any():
+            raise errors.must(of, "keep at least one latent of a step", "none")
+
+
+def _arrays(prediction: Tensor | dict[str, Tensor]) -> Prediction:
+    if isinstance(prediction, Tensor):
+        array: NDArray[np.floating[Any]] = prediction.cpu().numpy()
+        return array
+    return {task: values.cpu().numpy() for task, values in prediction.items()}
 
 
 def _joined(parts: list[Prediction]) -> Prediction:

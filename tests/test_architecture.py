@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"__init__", "__main__", "commands"},
     {"report"},
+    {"ablation"},
     {"analysis"},
     {"decoding", "verification"},
     {"evaluation"},

@@ -227,6 +227,76 @@ class TestNothingChanges:
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+def encoder_output(engine: Engine, given: Any) -> torch.Tensor:
+    """What the encoder's attention gives in a run, ``[B, H, L, D]``."""
+    executor: Any = engine._executor
+    with torch.inference_mode():
+        inputs = engine.model.inputs(given)
+        call = native._Call(engine.sites, inputs, engine.model.layers.latent_times.shape[1])
+        call.copy("encoder", "output")
+        _, rooms = executor._prediction(inputs)
+        executor._runner.run(call.fields(), call.requests, rooms, 1)
+    return call.copied["encoder", "output"]
+
+
+def tails(engine: Engine, given: Any, encoded: torch.Tensor) -> dict[str, NDArray[Any]]:
+    found = engine.tails(given, encoded.numpy())
+    return found if isinstance(found, dict) else {"prediction": found}
+
+
+@pytest.mark.parametrize("family", SOURCES)
+class TestTails:
+    """What comes after the encoder's attention, in several conditions of the same windows."""
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_bits_of_a_run(self, bundles: dict[str, Path], family: str, threads: int) -> None:
+        """One, few and many windows: threads share one, or each has its own."""
+        engine = Engine(bundles[family], executor="native", threads=threads)
+        for given in (batch(family), batch(family).part(0, 1)):
+            plain, encoded = arrays(engine.run(given)), encoder_output(engine, given)
+            other = torch.randn(encoded.shape, generator=torch.Generator().manual_seed(0))
+            found = tails(engine, given, torch.stack([encoded, other, encoded]))
+            alone = tails(engine, given, other[None])
+            assert found.keys() == plain.keys()
+            for name, x in plain.items():
+                assert found[name].shape == (3, *x.shape)
+                for i, expected in enumerate((x, alone[name][0], x)):
+                    np.testing.assert_array_equal(found[name][i], expected)
+                assert np.isfinite(found[name]).all()
+
+    def test_accuracy(self, bundles: dict[str, Path], family: str) -> None:
+        given = batch(family)
+        engine = Engine(bundles[family], executor="native")
+        encoded = encoder_output(engine, given)
+        some = torch.stack([encoded * by for by in (0.0, 0.5, -3.0)])
+        found = tails(engine, given, some)
+        exact, torchs = (
+            tails(Engine(bundles[family], name, dtype=dtype), given, some.to(getattr(torch, dtype)))
+            for name, dtype in (("reference", "float64"), ("torch", "float32"))
+        )
+        assert found.keys() == exact.keys()
+        for name, x in exact.items():
+            allowed = 2 * np.abs(torchs[name] - x).max() + 1e-6 * max(1.0, np.abs(x).max())
+            assert np.abs(found[name] - x).max() <= allowed, name
+
+    def test_nothing_to_do(self, bundles: dict[str, Path], family: str) -> None:
+        engine = Engine(bundles[family], executor="native")
+        for given in (batch(family), batch(family).part(0, 0), batch(family, queries=0)):
+            encoded, plain = encoder_output(engine, given), arrays(engine.run(given))
+            for n in (0, 2):
+                found = tails(engine, given, encoded.expand(n, *encoded.shape))
+                assert found.keys() == plain.keys()
+                for name, x in plain.items():
+                    assert found[name].shape == (n, *x.shape)
+
+    def test_parts_of_the_encoder(self, bundles: dict[str, Path], family: str) -> None:
+        """All tokens as one segment are what the encoder takes."""
+        engine, given = Engine(bundles[family], executor="native"), batch(family)
+        n_keys = engine.model.inputs(given).keys.times.shape[1]
+        _, output = engine.partials(given, np.zeros((3, n_keys), np.int64), 1)
+        np.testing.assert_allclose(output[..., 0, :], encoder_output(engine, given), atol=5e-6)
+
+
 class TestWhatItRefuses:
     @pytest.mark.parametrize(
         ("request_", "reason"),

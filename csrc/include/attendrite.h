@@ -12,8 +12,8 @@
  * results then. Strings are UTF-8. Arrays are contiguous, row-major, and stay the caller's.
  *
  * An engine is used by one thread at a time; attendrite_share() gives another thread its own, with
- * the same weights. attendrite_run() takes no memory once it has seen a batch of a size with the
- * same requests (attendrite_reserve() says it beforehand), no lock but that of its own threads, and
+ * the same weights. A run takes no memory once there was one of a batch of that size with the same
+ * requests (attendrite_reserve() says it beforehand), no lock but that of its own threads, and
  * never throws.
  *
  * Stable: functions are added, structures stay as they are; ATTENDRITE_ABI counts incompatible
@@ -156,6 +156,15 @@ typedef struct {
 ATTENDRITE_API int attendrite_run(attendrite_engine* engine, const attendrite_batch* batch,
                                   const attendrite_request* requests, int64_t n_requests,
                                   float* const* predictions, char* message, size_t size);
+
+/* The same from what the encoder's attention gives: `encoded` is float [B][H][latents][D] of the
+ * encoder, as ATTENDRITE_OUTPUT returns it there. The batch's tokens are not read and may be null;
+ * requests are of later sites. What ATTENDRITE_OUTPUT of a run returned gives that run's
+ * predictions, to the bit. */
+ATTENDRITE_API int attendrite_run_encoded(attendrite_engine* engine, const attendrite_batch* batch,
+                                          const float* encoded, const attendrite_request* requests,
+                                          int64_t n_requests, float* const* predictions,
+                                          char* message, size_t size);
 
 /* Takes the memory that batches up to this size need: tokens in all, and of the longest window.
  * Without WEIGHTS, PER_QUERY_UNIT, TOP_K and PARTIALS, which take theirs when first asked for. */

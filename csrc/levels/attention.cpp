@@ -93,22 +93,33 @@ inline void read_row(const RowsIn& in, std::int64_t row, std::int64_t width, flo
     }
 }
 
+// Turns pairs from `i` on while they fill a T; returns the first one that does not.
+template <class T>
+inline std::int64_t turn_each(const float* from, const float* phase, std::int64_t pairs, float* to,
+                              std::int64_t i) {
+    constexpr std::int64_t kStep = sizeof(T) / sizeof(float);
+    const auto read = [](const float* at) {
+        T x;
+        std::memcpy(&x, at, sizeof x);
+        return x;
+    };
+    for (; i + kStep <= pairs; i += kStep) {
+        const T cos = read(phase + i);
+        const T sin = read(phase + pairs + i);
+        const T x = read(from + i);
+        const T y = read(from + pairs + i);
+        const T turned[] = {x * cos - y * sin, y * cos + x * sin};
+        std::memcpy(to + i, &turned[0], sizeof(T));
+        std::memcpy(to + pairs + i, &turned[1], sizeof(T));
+    }
+    return i;
+}
+
 inline void turn_halves(const float* from, const float* phase, std::int64_t pairs, float* to) {
-    std::int64_t i = 0;
-    for (; i + kWidth <= pairs; i += kWidth) {
-        const Floats cos = load(phase + i);
-        const Floats sin = load(phase + pairs + i);
-        const Floats x = load(from + i);
-        const Floats y = load(from + pairs + i);
-        store(to + i, x * cos - y * sin);
-        store(to + pairs + i, y * cos + x * sin);
-    }
-    for (; i < pairs; ++i) {
-        const float x = from[i];
-        const float y = from[pairs + i];
-        to[i] = x * phase[i] - y * phase[pairs + i];
-        to[pairs + i] = y * phase[i] + x * phase[pairs + i];
-    }
+    using Four = float __attribute__((vector_size(16)));  // all that small models turn
+    std::int64_t i = turn_each<Floats>(from, phase, pairs, to, 0);
+    i = turn_each<Four>(from, phase, pairs, to, i);
+    turn_each<float>(from, phase, pairs, to, i);
 }
 
 inline void turn(float* row, const float* phase, std::int64_t pairs) {
@@ -130,7 +141,9 @@ void gather(const RowsIn& in, std::int64_t first, std::int64_t n, std::int64_t w
         if (turned && in.halves && in.element == Element::f32) {  // without a copy before
             const float* const at = static_cast<const float*>(in.data) + from * in.stride;
             turn_halves(at, phase, in.pairs, row);
-            for (std::int64_t d = 2 * in.pairs; d < width; ++d) row[d] = at[d];
+            std::int64_t d = 2 * in.pairs;
+            for (; d + kWidth <= width; d += kWidth) store(row + d, load(at + d));
+            for (; d < width; ++d) row[d] = at[d];
             continue;
         }
         read_row(in, from, width, row);
@@ -618,10 +631,11 @@ void finish(const BlockState& state, const TopState* top, const BlockShape& shap
         const float total = lane < out.queries ? state.sum[lane] : 0.0F;
         inverse[lane] = total > 0.0F ? 1.0F / total : 0.0F;
     }
+    const bool logs = out.lse != nullptr || out.partial_lse != nullptr || out.entropy != nullptr;
     for (std::int64_t q = 0; q < out.queries; ++q) {
         const float total = state.sum[q];
         const bool empty = !(total != 0.0F);  // a sum that is NaN stays so
-        const float log2_sum = empty ? 0.0F : __builtin_log2f(total);
+        const float log2_sum = empty || !logs ? 0.0F : __builtin_log2f(total);
         const float lse = empty ? -__builtin_inff() : (state.max[q] + log2_sum) * kLn2;
         if (out.lse != nullptr) out.lse[q] = lse;
         if (out.max != nullptr) {

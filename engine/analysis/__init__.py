@@ -8,8 +8,25 @@ they are no proof that a unit matters: for that, remove it.
 from __future__ import annotations
 
 from ._attend import Analysis, Figures, attend
-from ._windows import Trials
+from ._windows import Trials, Windows
 from .control import untrained
+from .observed import Observed, observe
 from .shares import lift, lift_within
+from .strata import Strata, by_rate
+from .units import attention as attention_of_units
 
-__all__ = ["Analysis", "Figures", "Trials", "attend", "lift", "lift_within", "untrained"]
+__all__ = [
+    "Analysis",
+    "Figures",
+    "Observed",
+    "Strata",
+    "Trials",
+    "Windows",
+    "attend",
+    "attention_of_units",
+    "by_rate",
+    "lift",
+    "lift_within",
+    "observe",
+    "untrained",
+]

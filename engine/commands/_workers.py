@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import errors, shards
 
 
-def add_workers(parser: argparse.ArgumentParser) -> None:
+def add_workers(parser: argparse._ActionsContainer) -> None:
     """Add the options that say where shards are computed."""
     add = parser.add_argument
     add(

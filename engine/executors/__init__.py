@@ -22,17 +22,23 @@ from .. import errors
 from ..capture import Request
 from ..kernels._operation import Operation
 
-__all__ = ["AUTO", "ROLLOUT", "Captured", "Executor", "choose", "names", "refusals"]
+__all__ = ["AUTO", "LATENTS", "ROLLOUT", "Captured", "Executor", "choose", "names", "refusals"]
 
 AUTO = "auto"
 _EXECUTORS = Operation(__name__)
 
 Captured = Mapping[tuple[str, str], Tensor]  # by site and array name
+LATENTS = "latents"  # of no site: which latents of each step a condition keeps
 ROLLOUT = ("", "rollout")  # of no site: the rollout of the whole model, [B, Q, U]
 
 
 class Executor(Protocol):
-    """A model bound to a way of running it."""
+    """A model bound to a way of running it.
+
+    It may also have ``masked(inputs, masks)``, the prediction, ``[N, ...]``, of conditions that
+    remove heads or latents (see :mod:`._tails`); where it has none the engine takes that of
+    executor torch. One that cannot run a part of a model says so with an error.
+    """
 
     def run(
         self, inputs: Any, plan: Mapping[str, Mapping[str, Request]], rollout: str | None = None
@@ -41,6 +47,19 @@ class Executor(Protocol):
 
         With ``rollout``, ``mean`` or ``max`` over heads, also what each query takes from each unit
         through all layers, under :data:`ROLLOUT`.
+        """
+
+    def partials(self, inputs: Any, segments: Tensor, n_segments: int) -> tuple[Tensor, Tensor]:
+        """Return the encoder's attention over the tokens of each segment alone.
+
+        ``segments`` has shape ``[B, K]``, int64, -1 in none. Log-sum-exps come as ``[B, H, L, G]``,
+        -inf where a segment has no token, outputs of heads as ``[B, H, L, G, D]``.
+        """
+
+    def tails(self, inputs: Any, encoded: Tensor) -> Tensor | dict[str, Tensor]:
+        """Return the prediction, ``[N, ...]``, from encoder outputs ``[N, B, H, L, D]``.
+
+        Of the inputs only the queries are read; there may be no tokens.
         """
 
     @property

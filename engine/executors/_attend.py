@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,8 +12,9 @@ from torch import Tensor
 from ..capture import AXES, Request
 from ..kernels.attention import OPERATION, Attention, attention, request
 from ..models import Family
+from ..models._perceiver import PerceiverInputs, PerceiverModel
 from ..models._site import Keys, Queries
-from . import ROLLOUT, _rollout
+from . import ROLLOUT, _partials, _rollout, _tails
 
 SPIKE = 0
 NO_UNIT = -1  # unit of a key that counts for none
@@ -85,6 +86,37 @@ class ForwardExecutor:
         if rollout is not None:
             captured[ROLLOUT] = _rollout.walked(layers, inputs, rollout, self._backend)
         return prediction, captured
+
+    def partials(
+        self, inputs: PerceiverInputs, segments: Tensor, n_segments: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the encoder's attention over each segment alone; see :mod:`._partials`."""
+        width, statistics = self.model.sites[0].width, frozenset({"partials"})
+        backend = self._chosen(width, statistics, torch.is_grad_enabled())
+        return _partials.partials(self._perceiver, inputs, segments, n_segments, backend)
+
+    def tails(self, inputs: PerceiverInputs, encoded: Tensor) -> Tensor | dict[str, Tensor]:
+        """Return the prediction from outputs of the encoder; see :mod:`._tails`."""
+        return _tails.tails(self._perceiver, inputs, encoded, self._plain)
+
+    def masked(
+        self, inputs: PerceiverInputs, masks: Sequence[_tails.Masks]
+    ) -> Tensor | dict[str, Tensor]:
+        """Return the prediction without some heads or latents; see :mod:`._tails`."""
+        return _tails.masked(self._perceiver, inputs, masks, self._plain)
+
+    @property
+    def _perceiver(self) -> PerceiverModel:
+        assert isinstance(self.model, PerceiverModel)  # the engine refuses others
+        return self.model
+
+    def _plain(
+        self, site: str, q: Tensor, k: Tensor, v: Tensor, *, keys: Keys, queries: Queries,
+        rotate_values: bool, project: Any,
+    ) -> Tensor:  # fmt: skip
+        """Attend, and capture nothing."""
+        del site, project
+        return self._attend(q, k, v, keys, queries, rotate_values, "all", frozenset(), {}).output
 
     def _attend(
         self,

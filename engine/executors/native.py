@@ -15,7 +15,7 @@ from ..capture import Request, Site
 from ..models import Family
 from ..models._perceiver import PerceiverInputs
 from ..models._site import Keys, Queries
-from . import ROLLOUT, _rollout
+from . import ROLLOUT, _partials, _rollout
 
 PRIORITY = 20
 FAMILIES = ("poyo", "poyo_plus", "calcium_poyo_plus")
@@ -87,18 +87,51 @@ class NativeExecutor:
             captured[ROLLOUT] = self._rollout(inputs, call.copied, rollout)
         return prediction, captured
 
-    def _prediction(self, inputs: PerceiverInputs) -> tuple[Tensor | dict[str, Tensor], list[int]]:
+    def partials(
+        self, inputs: PerceiverInputs, segments: Tensor, n_segments: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the encoder's attention over each segment alone; see :mod:`._partials`."""
+        return _partials.partials(self.model, inputs, segments, n_segments, None)
+
+    def tails(self, inputs: PerceiverInputs, encoded: Tensor) -> Tensor | dict[str, Tensor]:
+        """Return the prediction from outputs of the encoder, all conditions in one run.
+
+        Args:
+            inputs: A batch, of which only the queries are read.
+            encoded: Output of each head of the encoder, ``[N, B, H, L, D]``, float32.
+
+        Returns:
+            The prediction, ``[N, B, Q, d]``, or by task ``[N, n, d]``; to the bit that of a run
+            whose encoder gives the same.
+        """
+        n, given = len(encoded), encoded.contiguous()
+        prediction, rooms = self._prediction(inputs, n)
+        times, sessions = inputs.queries.times.repeat(n, 1), inputs.session_rows.repeat(n, 1)
+        tasks = None if inputs.task_rows is None else inputs.task_rows.repeat(n, 1)
+        fields = {
+            "windows": len(times),
+            "queries": times.shape[1],
+            "query_times": times.data_ptr(),
+            "session_rows": sessions.data_ptr(),
+            "task_rows": 0 if tasks is None else tasks.data_ptr(),
+        }
+        self._runner.run_encoded(fields, given.data_ptr(), rooms, torch.get_num_threads())
+        return prediction
+
+    def _prediction(
+        self, inputs: PerceiverInputs, *conditions: int
+    ) -> tuple[Tensor | dict[str, Tensor], list[int]]:
         """Make room for the prediction: by task, those with queries only."""
         if inputs.task_rows is None:
             width = len(self.model.layers.weights["readout.weight"])
-            whole = torch.empty(*inputs.session_rows.shape, width)
+            whole = torch.empty(*conditions, *inputs.session_rows.shape, width)
             return whole, [whole.data_ptr()]
         tasks = self.model.manifest.tasks
         most = max((task.id for task in tasks), default=0)
         counts = torch.bincount(inputs.task_rows.flatten(), minlength=most + 1).tolist()
-        by_task = {task.name: torch.empty(counts[task.id], task.dim) for task in tasks}
+        by_task = {task.name: torch.empty(*conditions, counts[task.id], task.dim) for task in tasks}
         rooms = [room.data_ptr() for room in by_task.values()]
-        return {name: room for name, room in by_task.items() if len(room)}, rooms
+        return {name: room for name, room in by_task.items() if room.shape[-2]}, rooms
 
     def _projected(self, site: str, output: Tensor) -> Tensor:
         """Return each head's contribution to its layer, ``[B, H, Q, dim]``."""
@@ -113,6 +146,7 @@ class NativeExecutor:
         layers = self.model.layers
         phase, size = layers.latent_phase, len(inputs.keys.times)
         latents = Keys(layers.latent_times.expand(size, -1), phase=phase)
+        tokens = self.model.token_keys(inputs).keys
         found = []
         for site in self.model.sites:
             keys, queries = latents, Queries(latents.times, phase=phase)
@@ -120,18 +154,9 @@ class NativeExecutor:
                 keys = replace(inputs.keys, phase=layers.phase(inputs.keys.times))
             elif not site.residual:
                 queries = replace(inputs.queries, phase=layers.phase(inputs.queries.times))
-            k = copied[site.name, "keys"] if site.keys == "latents" else self._token_keys(inputs)
+            k = copied[site.name, "keys"] if site.keys == "latents" else tokens
             found.append(_rollout.kept(site, copied[site.name, "queries"], k, keys, queries))
         return _rollout.walked(found, inputs, fuse, None)
-
-    def _token_keys(self, inputs: PerceiverInputs) -> Tensor:
-        """Return the encoder's keys before they turn, or a table of them."""
-        keys: Tensor
-        if inputs.values is None:
-            keys = self.model.spike_keys(inputs).keys
-        else:
-            keys = self.model.layers.encoder_keys(self.model.embedded_frames(inputs)).keys
-        return keys
 
 
 class _Call:

@@ -29,6 +29,7 @@ FILES = (GRAPH,)
 PACKAGES = ("onnx", "onnxruntime")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 OF_QUERIES = ("query_times", "task_rows")  # of which there may be none
+WHOLE = "executor 'onnx' cannot run a part of its graph; use executor native or torch"
 ERRORS_ONLY = 3  # of the log levels of onnxruntime
 
 Plan = Mapping[str, Mapping[str, Request]]
@@ -118,6 +119,22 @@ class Executor:
         asked = set(inputs.task_rows.unique().tolist())
         tasks = [task.name for task in self.model.manifest.tasks if task.id in asked]
         return {task: values[f"prediction/{task}"] for task in tasks}, captured
+
+    def partials(self, inputs: Any, segments: Tensor, n_segments: int) -> tuple[Tensor, Tensor]:
+        """Refuse.
+
+        Raises:
+            AttendriteError: Always.
+        """
+        raise errors.AttendriteError(WHOLE)
+
+    def tails(self, inputs: Any, encoded: Tensor) -> Tensor | dict[str, Tensor]:
+        """Refuse, likewise."""
+        raise errors.AttendriteError(WHOLE)
+
+    def masked(self, inputs: Any, masks: Any) -> Tensor | dict[str, Tensor]:
+        """Refuse, likewise."""
+        raise errors.AttendriteError(WHOLE)
 
     def _session(self, plan: Plan) -> InferenceSession:
         """Return the session that gives what the plan asks; its first call makes it."""

@@ -15,6 +15,7 @@ tables of (unit, type) instead of being projected one by one.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -246,32 +247,53 @@ class Perceiver:
         Returns:
             The decoded queries before the read-out, ``[B, Q, dim]``.
         """
-        size, phase = len(keys.times), self.latent_phase
-        times = self.latent_times.expand(size, -1)
-        latents = self.latents().expand(size, -1, -1)
-        latent_keys = Keys(times, phase=phase)
-
-        latents = latents + self.cross_attention(
-            "enc_atn",
-            "encoder",
-            latents,
-            tokens,
-            replace(keys, phase=self.phase(keys.times)),
-            Queries(times, phase=phase),
-            attend,
-        )
-        latents = latents + self.feed_forward("enc_ffn", latents)
+        latents = self.received(self.encode(tokens, keys, attend))
         for i in range(self.config.depth):
-            latents = latents + self.self_attention(
-                f"proc_layers.{i}.0", f"processor.{i}", latents, latent_keys, attend
-            )
-            latents = latents + self.feed_forward(f"proc_layers.{i}.1", latents)
+            latents = self.process(i, latents, attend)
+        return self.decode(latents, asked, queries, attend)
+
+    def encode(self, tokens: KeysValues, keys: Keys, attend: Attend) -> Tensor:
+        """Return what the latents take from the tokens, by head, ``[B, H, L, D]``."""
+        q = self.cross_queries("enc_atn", self.latents())
+        keys = replace(keys, phase=self.phase(keys.times))
+        queries = Queries(self.latent_times, phase=self.latent_phase)
+        return self._attention("enc_atn", "encoder", q, tokens, keys, queries, attend)
+
+    def received(self, encoded: Tensor) -> Tensor:
+        """Return the latents that the processor gets, ``[B, L, dim]``.
+
+        Args:
+            encoded: What :meth:`encode` returns, or the same over some of the tokens only.
+        """
+        latents = added(self.latents(), self.joined("enc_atn", encoded))
+        return latents + self.feed_forward("enc_ffn", latents)
+
+    def process(self, layer: int, latents: Tensor, attend: Attend) -> Tensor:
+        """Run a processor layer, from ``[B, L, dim]`` to the same; see :meth:`_attention`."""
+        name, keys = f"proc_layers.{layer}", self.latent_keys(len(latents))
+        taken = self.self_attention(f"{name}.0", f"processor.{layer}", latents, keys, attend)
+        latents = added(latents, taken)
+        return latents + self.feed_forward(f"{name}.1", latents)
+
+    def decode(self, latents: Tensor, asked: Tensor, queries: Queries, attend: Attend) -> Tensor:
+        """Return the decoded queries before the read-out, ``[n B, Q, dim]``.
+
+        Args:
+            latents: Of ``n`` conditions of each window, ``[n B, L, dim]``: all windows of the first
+                condition come first.
+            asked: Embedded queries, ``[B, Q, dim]``, the same in every condition.
+            queries: What they are.
+            attend: The attention.
+        """
         queries = replace(queries, phase=self.phase(queries.times))
-        context = self.cross_keys("dec_atn", latents)
-        asked = asked + self.cross_attention(
-            "dec_atn", "decoder", asked, context, latent_keys, queries, attend
-        )
+        context, keys = self.cross_keys("dec_atn", latents), self.latent_keys(len(latents))
+        taken = self.cross_attention("dec_atn", "decoder", asked, context, keys, queries, attend)
+        asked = added(asked, taken)
         return asked + self.feed_forward("dec_ffn", asked)
+
+    def latent_keys(self, size: int) -> Keys:
+        """Return what the latents of ``size`` windows are as keys."""
+        return Keys(self.latent_times.expand(size, -1), phase=self.latent_phase)
 
     def latents(self) -> Tensor:
         """Return the latents at rest, ``[1, L, dim]``."""
@@ -302,15 +324,22 @@ class Perceiver:
 
         Values turn with their time in the encoder, not in the decoder.
         """
-        q = F.linear(self.norm(f"{name}.norm", x), self.weights[f"{name}.to_q.weight"])
-        return self._attention(name, site, self.heads(q), context, keys, queries, attend)
+        q = self.cross_queries(name, x)
+        out = self._attention(name, site, q, context, keys, queries, attend)
+        return self.joined(name, out)
+
+    def cross_queries(self, name: str, x: Tensor) -> Tensor:
+        """Return the queries of ``x [B, Q, dim]`` before they turn, ``[B, H, Q, D]``."""
+        x = self.norm(f"{name}.norm", x)
+        return self.heads(F.linear(x, self.weights[f"{name}.to_q.weight"]))
 
     def self_attention(self, name: str, site: str, x: Tensor, keys: Keys, attend: Attend) -> Tensor:
         """Return what latents ``[B, L, dim]`` take from each other, ``[B, L, dim]``."""
         qkv = F.linear(self.norm(f"{name}.norm", x), self.weights[f"{name}.to_qkv.weight"])
         q, k, v = (self.heads(part) for part in qkv.chunk(3, -1))
         queries = Queries(keys.times, phase=keys.phase)
-        return self._attention(name, site, q, KeysValues(k, v), keys, queries, attend)
+        out = self._attention(name, site, q, KeysValues(k, v), keys, queries, attend)
+        return self.joined(name, out)
 
     def heads(self, x: Tensor) -> Tensor:
         """Split ``[B, N, H D]`` into ``[B, H, N, D]``."""
@@ -327,22 +356,31 @@ class Perceiver:
         queries: Queries,
         attend: Attend,
     ) -> Tensor:
-        weight, bias = (self.weights[f"{name}.to_out.{part}"] for part in ("weight", "bias"))
+        """Return the output of each head, ``[B, H, Q, D]``.
+
+        Queries that are the same for several windows of keys are given once. ``attend`` may return
+        more windows than it gets, several conditions of each.
+        """
+        weight, size = self.weights[f"{name}.to_out.weight"], len(keys.times)
 
         def project(out: Tensor) -> Tensor:
             by_head = weight.view(len(weight), -1, self.config.dim_head)
             return torch.einsum("bhqd,ohd->bhqo", out, by_head)
 
-        out = attend(
+        return attend(
             site,
-            q,
+            repeated(q, size),
             context.keys,
             context.values,
             keys=keys,
-            queries=queries,
+            queries=repeated_queries(queries, size),
             rotate_values=site != "decoder",
             project=project,
         )
+
+    def joined(self, name: str, out: Tensor) -> Tensor:
+        """Project the heads' outputs ``[B, H, Q, D]`` together, to ``[B, Q, dim]``."""
+        weight, bias = (self.weights[f"{name}.to_out.{part}"] for part in ("weight", "bias"))
         return F.linear(out.transpose(1, 2).flatten(2), weight, bias)
 
     def feed_forward(self, name: str, x: Tensor) -> Tensor:
@@ -366,6 +404,26 @@ class Perceiver:
         return F.embedding(rows, self.weights[f"{table}.weight"])
 
 
+def repeated(x: Tensor, size: int) -> Tensor:
+    """Repeat ``x [B, ...]`` as a whole, to ``[size, ...]``; one window takes no memory."""
+    return x.expand(size // max(1, len(x)), *x.shape).flatten(0, 1)
+
+
+def repeated_queries(queries: Queries, size: int) -> Queries:
+    """Repeat queries likewise; a phase that all windows share stays one."""
+    exist, phase = queries.exist, queries.phase
+    return Queries(
+        repeated(queries.times, size),
+        None if exist is None else repeated(exist, size),
+        phase if phase is None or len(phase) == 1 else repeated(phase, size),
+    )
+
+
+def added(x: Tensor, taken: Tensor) -> Tensor:
+    """Add what was taken, ``[n B, N, dim]``, to ``x [B, N, dim]`` of each condition."""
+    return repeated(x, len(taken)) + taken
+
+
 @dataclass(frozen=True)
 class PerceiverInputs(Inputs):
     """Tensors of a batch.
@@ -383,8 +441,11 @@ class PerceiverInputs(Inputs):
     values: Tensor | None = None
 
 
-class PerceiverModel:
-    """What models of this architecture have in common; see :class:`attendrite.models.Family`."""
+class PerceiverModel(ABC):
+    """What models of this architecture have in common; see :class:`attendrite.models.Family`.
+
+    A family says what its tokens and queries are, and how it reads them out.
+    """
 
     tables = ("unit_emb.weight", "session_emb.weight")
     buffers = ("rotary_emb.omega",)
@@ -421,6 +482,23 @@ class PerceiverModel:
                 if row >= size:
                     raise errors.must(f"row of {what} {name!r}", f"be below {size}", row)
         return out
+
+    def forward(self, inputs: PerceiverInputs, attend: Attend) -> Tensor | dict[str, Tensor]:
+        """Return the prediction, ``[B, Q, d]``, or by task ``[n, d]``."""
+        tokens, asked = self.token_keys(inputs), self.embedded_queries(inputs)
+        return self.readout(inputs, self.layers(tokens, inputs.keys, asked, inputs.queries, attend))
+
+    def token_keys(self, inputs: PerceiverInputs) -> KeysValues:
+        """Return keys and values of the tokens, or tables of them."""
+        return self.spike_keys(inputs)
+
+    def embedded_queries(self, inputs: PerceiverInputs) -> Tensor:
+        """Embed the queries, ``[B, Q, dim]``: who records."""
+        return self.layers.embed("session_emb", inputs.session_rows)
+
+    @abstractmethod
+    def readout(self, inputs: PerceiverInputs, decoded: Tensor) -> Tensor | dict[str, Tensor]:
+        """Read the decoded queries out, ``[..., B, Q, dim]``; leading axes stay."""
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """Copy an array to the model's device."""
@@ -464,6 +542,12 @@ class PerceiverModel:
         if torch.is_inference_mode_enabled():
             self._spike_keys = (units, tables)
         return tables
+
+    def without_tokens(self, batch: Batch) -> PerceiverInputs:
+        """Turn a checked batch into what matters after the encoder's attention: its queries."""
+        none = self.tensor(np.zeros((len(batch), 0), np.int64))
+        keys = Keys(none.double(), none.sum(1), units=none, types=none, rows=none)
+        return PerceiverInputs(keys, self.queries(batch), none.flatten(), *self.query_rows(batch))
 
     def queries(self, batch: Batch) -> Queries:
         """Return the queries of a batch; where its task is "" there is none."""

@@ -118,7 +118,7 @@ class MultitaskModel(PerceiverModel):
 
     def embedded_queries(self, inputs: PerceiverInputs) -> Tensor:
         """Embed the queries, ``[B, Q, dim]``: who records, and what is asked."""
-        asked = self.layers.embed("session_emb", inputs.session_rows)
+        asked = super().embedded_queries(inputs)
         if inputs.task_rows is not None:
             asked = asked + self.layers.embed("task_emb", inputs.task_rows)
         return asked
@@ -127,8 +127,8 @@ class MultitaskModel(PerceiverModel):
         """Read every query out with its own task.
 
         Returns:
-            By task, those with queries only, ``[n, d]``: window by window, then in the order of
-            queries.
+            By task, those with queries only, ``[..., n, d]``: window by window, then in the order
+            of queries.
         """
         assert inputs.task_rows is not None  # the batch was checked
         out = {}
@@ -137,5 +137,5 @@ class MultitaskModel(PerceiverModel):
             if bool(mask.any()):
                 weights = self.layers.weights
                 weight, bias = (weights[f"{PREFIX}{task.name}.{p}"] for p in ("weight", "bias"))
-                out[task.name] = F.linear(decoded[mask], weight, bias)
+                out[task.name] = F.linear(decoded[..., mask, :], weight, bias)
         return out

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from ..batches import CalciumBatch, rows
 from ..bundle import Manifest
 from . import _tasks
-from ._perceiver import PerceiverInputs, table_length
-from ._site import Attend, Keys, Shapes
+from ._perceiver import KeysValues, PerceiverInputs, table_length
+from ._site import Keys, Shapes
 
 
 class Model(_tasks.MultitaskModel):
@@ -66,12 +66,9 @@ class Model(_tasks.MultitaskModel):
             values.to(self.layers.weights["latent_emb.weight"].dtype),
         )
 
-    def forward(self, inputs: PerceiverInputs, attend: Attend) -> dict[str, Tensor]:
-        """Return the prediction by task, ``[n, d]`` each."""
-        tokens = self.layers.encoder_keys(self.embedded_frames(inputs))
-        asked = self.embedded_queries(inputs)
-        decoded = self.layers(tokens, inputs.keys, asked, inputs.queries, attend)
-        return self.readout(inputs, decoded)
+    def token_keys(self, inputs: PerceiverInputs) -> KeysValues:
+        """Return keys and values of the tokens, ``[B, H, K, D]``."""
+        return self.layers.encoder_keys(self.embedded_frames(inputs))
 
     def embedded_frames(self, inputs: PerceiverInputs) -> Tensor:
         """Embed tokens of frames, ``[B, K, dim]``: how much, and whose. Their type is not used."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..batches import SpikeBatch
 from ..bundle import Manifest, Task
 from ._perceiver import PerceiverInputs, PerceiverModel, table_length
-from ._site import Attend, Shapes
+from ._site import Shapes
 
 
 class Model(PerceiverModel):
@@ -50,10 +50,8 @@ class Model(PerceiverModel):
         """Turn a checked batch into tensors."""
         return self.spikes(batch)
 
-    def forward(self, inputs: PerceiverInputs, attend: Attend) -> Tensor:
-        """Return the prediction, ``[B, Q, dim_out]``."""
-        layers, weights = self.layers, self.layers.weights
-        tokens = self.spike_keys(inputs)
-        asked = layers.embed("session_emb", inputs.session_rows)
-        decoded = layers(tokens, inputs.keys, asked, inputs.queries, attend)
+    def readout(self, inputs: PerceiverInputs, decoded: Tensor) -> Tensor:
+        """Read every query out, ``[..., B, Q, dim_out]``."""
+        del inputs
+        weights = self.layers.weights
         return F.linear(decoded, weights["readout.weight"], weights["readout.bias"])

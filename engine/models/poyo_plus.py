@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from torch import Tensor
-
 from ..batches import SpikeBatch
 from . import _tasks
 from ._perceiver import PerceiverInputs
-from ._site import Attend
 
 
 class Model(_tasks.MultitaskModel):
@@ -30,9 +27,3 @@ class Model(_tasks.MultitaskModel):
     def inputs(self, batch: SpikeBatch) -> PerceiverInputs:
         """Turn a checked batch into tensors."""
         return self.spikes(batch)
-
-    def forward(self, inputs: PerceiverInputs, attend: Attend) -> dict[str, Tensor]:
-        """Return the prediction by task, ``[n, d]`` each."""
-        tokens, asked = self.spike_keys(inputs), self.embedded_queries(inputs)
-        decoded = self.layers(tokens, inputs.keys, asked, inputs.queries, attend)
-        return self.readout(inputs, decoded)

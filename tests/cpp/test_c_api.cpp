@@ -23,7 +23,7 @@ std::string contents(const std::string& path) {
 struct Windows {
     std::vector<std::int64_t> rows, first, count, units, types, sessions;
     std::vector<double> times, query_times;
-    std::int64_t heads, latents, width;
+    std::int64_t heads, head_width, latents, width;
 
     explicit Windows(const attendrite_engine* engine) {
         attendrite_model_info model;
@@ -31,6 +31,7 @@ struct Windows {
         attendrite_model_of(engine, &model);
         CHECK(attendrite_site(engine, 0, &encoder) == ATTENDRITE_OK);
         heads = encoder.heads;
+        head_width = encoder.width;
         latents = model.latents;
         width = model.width;
         rows = {3, 1, 2};
@@ -88,6 +89,44 @@ struct Windows {
         return out;
     }
 
+    // The predictions again, from what the encoder's attention gives, by an engine without units.
+    void run_encoded(const attendrite_engine* engine, const std::string& folder) const {
+        char message[256] = "";
+        const auto predicted = static_cast<std::size_t>(4 * width);
+        std::vector<float> expected(predicted, NAN), found(predicted, NAN);
+        std::vector<float> encoded(static_cast<std::size_t>(2 * heads * latents * head_width), NAN);
+        attendrite_engine* other = nullptr;
+        CHECK(attendrite_share(engine, &other, message, sizeof message) == ATTENDRITE_OK);
+        attendrite_batch b = batch();
+        float* const from_tokens[] = {expected.data()};
+        attendrite_request request{};
+        request.statistic = ATTENDRITE_OUTPUT;
+        request.result = encoded.data();
+        CHECK(attendrite_run(other, &b, &request, 1, from_tokens, message, sizeof message) == 0);
+        attendrite_close(other);
+
+        CHECK(attendrite_open(folder.c_str(), 1, &other, message, sizeof message) == 0);
+        b.first = b.count = nullptr;
+        b.times = nullptr;
+        b.units = b.types = nullptr;
+        float* const from_encoded[] = {found.data()};
+        const auto run = [&](const float* given, std::int64_t n) {
+            return attendrite_run_encoded(other, &b, given, &request, n, from_encoded, message,
+                                          sizeof message);
+        };
+        CHECK(run(nullptr, 0) == ATTENDRITE_BAD_INPUT);
+        CHECK(contains(message, "encoded must not be null, got null"));
+        CHECK(run(encoded.data(), 1) == ATTENDRITE_BAD_INPUT);
+        CHECK(contains(message, "site of a request must be after the encoder"));
+        CHECK(run(encoded.data(), -1) == ATTENDRITE_BAD_INPUT);
+        CHECK(std::isnan(found[0]));
+        CHECK(run(encoded.data(), 0) == ATTENDRITE_OK);
+        CHECK(found == expected);
+        b.windows = 0;
+        CHECK(run(nullptr, 0) == ATTENDRITE_OK);
+        attendrite_close(other);
+    }
+
     // Rows of weights sum to one, so that the units' sums are the queries, here the latents.
     void check(const std::vector<float>& out) const {
         for (const float x : out) CHECK(std::isfinite(x));
@@ -107,6 +146,7 @@ void test_threads_share_a_model(const std::string& folder) {
     const Windows windows(engine);
     const std::vector<float> expected = windows.run(engine);
     windows.check(expected);
+    windows.run_encoded(engine, folder);
     std::vector<std::vector<float>> found(3);
     std::vector<attendrite_engine*> shared(found.size(), nullptr);
     for (auto& other : shared) CHECK(attendrite_share(engine, &other, nullptr, 0) == ATTENDRITE_OK);

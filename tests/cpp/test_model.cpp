@@ -746,6 +746,56 @@ void many_windows(const Made& made) {
     }
 }
 
+// A batch without its tokens.
+attendrite_batch without_tokens(attendrite_batch batch) {
+    batch.first = batch.count = nullptr;
+    batch.times = nullptr;
+    batch.units = batch.types = nullptr;
+    batch.values = nullptr;
+    return batch;
+}
+
+std::int64_t encoded_numbers(const Made& made, std::int64_t windows) {
+    return windows * made.s.cross * made.latents() * made.s.width;
+}
+
+// What the encoder's attention gave is enough for all that follows: the same bits, without tokens
+// and units.
+void from_encoded(const Made& made, const Input& in) {
+    Floats encoded(at(encoded_numbers(made, in.batch.windows)), NAN);
+    const attendrite_request output{0, ATTENDRITE_OUTPUT, 0, 0, encoded.data(), nullptr};
+    const auto drop_encoder = [](Asked& asked) {
+        const auto of_encoder = [](const auto& r) { return r.site == 0; };
+        asked.requests.erase(
+            std::remove_if(asked.requests.begin(), asked.requests.end(), of_encoder),
+            asked.requests.end());
+    };
+    Predictions plain(made, in);
+    Asked asked(made, in);
+    drop_encoder(asked);
+    std::vector<attendrite_request> requests = asked.requests;
+    requests.push_back(output);
+    runner(made, in, 1)
+        ->run(in.batch, requests.data(), static_cast<std::int64_t>(requests.size()),
+              plain.rooms.data());
+    const auto model = std::make_shared<Model>(made.bundle);
+    for (const int threads : {1, 2, 5}) {
+        Predictions found(made, in);
+        Asked again(made, in);
+        drop_encoder(again);
+        Runner(model, threads)
+            .run(without_tokens(in.batch), again.requests.data(),
+                 static_cast<std::int64_t>(again.requests.size()), found.rooms.data(),
+                 encoded.data());
+        CHECK(found.numbers == plain.numbers);
+        for (std::size_t i = 0; i < asked.answers.size(); ++i) {
+            if (asked.answers[i].request.site == 0) continue;
+            CHECK(again.answers[i].numbers == asked.answers[i].numbers);
+            CHECK(again.answers[i].keys == asked.answers[i].keys);
+        }
+    }
+}
+
 // ---- bad input ----
 
 void bad_input() {
@@ -793,6 +843,26 @@ void bad_input() {
     CHECK(contains(asking({0, ATTENDRITE_TOP_K, 0, 0, room, room}), "k of a request must be at"));
     CHECK(contains(asking({0, ATTENDRITE_TOP_K, 0, 1, room, nullptr}), "must point to memory"));
     CHECK(contains(asking({1, ATTENDRITE_LSE, 0, 0, nullptr, nullptr}), "must point to memory"));
+
+    Floats encoded(at(encoded_numbers(made, 2)), 0.5F);
+    const auto given = [&](const attendrite_request& r, std::int64_t n) {
+        Predictions rooms(made, sound);
+        const std::string words = thrown_by([&] {
+            model->run(without_tokens(sound.batch), &r, n, rooms.rooms.data(), encoded.data());
+        });
+        for (const Floats& numbers : rooms.numbers) {
+            for (const float x : numbers) CHECK(std::isfinite(x) == words.empty());
+        }
+        return words;
+    };
+    const attendrite_request of_decoder{2, ATTENDRITE_ENTROPY, 0, 0, room, nullptr};
+    CHECK(given(of_decoder, 1).empty());
+    CHECK(contains(given({0, ATTENDRITE_ENTROPY, 0, 0, room, nullptr}, 1),
+                   "site of a request must be after the encoder where its output is given, got 0"));
+    encoded.back() = -INFINITY;
+    CHECK(contains(given({}, 0), "encoded must be finite, got -inf"));
+    encoded.back() = NAN;
+    CHECK(contains(given({}, 0), "encoded must be finite, got "));
 
     const std::int64_t rows[] = {1, 9};
     CHECK(contains(thrown_by([&] { model->bind_units(rows, 2); }),
@@ -860,6 +930,25 @@ void memory() {
             CHECK(taken(*model, many, 0) >= 0);
             CHECK(taken(*model, many, 0) == 0);
 
+            const auto taken_encoded = [&](Runner& by, const Input& input) {
+                Predictions rooms(made, input);
+                const Floats encoded(at(encoded_numbers(made, input.batch.windows)), 0.5F);
+                const attendrite_batch queries = without_tokens(input.batch);
+                const long before = requests_for_memory;
+                by.run(queries, nullptr, 0, rooms.rooms.data(), encoded.data());
+                return requests_for_memory - before;
+            };
+            Runner fresh(std::make_shared<Model>(made.bundle), threads);
+            CHECK(taken_encoded(fresh, in) > 0);
+            CHECK(taken_encoded(fresh, in) == 0);
+            CHECK(taken_encoded(fresh, many) >= 0);
+            CHECK(taken_encoded(fresh, many) == 0);
+            CHECK(taken_encoded(*model, many) == 0);  // which has run more
+            Runner made_ready(std::make_shared<Model>(made.bundle), threads);
+            made_ready.reserve(12, 0, 0, 3);
+            CHECK(taken_encoded(made_ready, in) == 0);
+            CHECK(taken_encoded(made_ready, many) == 0);
+
             const auto reserved = runner(made, in, threads);
             reserved->reserve(12, 60000, 5000, 3);
             std::vector<attendrite_request> common;
@@ -911,6 +1000,9 @@ int main() {
                 against_plain_loops(made, Input(made, {33}, 0));
                 against_plain_loops(made, Input(made, {0}, 1));
                 many_windows(made);
+                from_encoded(made, Input(made, {17, 0, 90}, 5));
+                from_encoded(made, Input(made, {3, 0}, 0));
+                from_encoded(made, Input(made, {3, 0, 50, 1, 9, 70, 2, 2, 31, 4, 0, 8, 20}, 2));
             }
         }
         memory();

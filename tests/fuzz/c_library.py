@@ -77,6 +77,10 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bind_units": (c_int, [ENGINE, c_void_p, c_int64, *ROOM]),
     "tokens": (c_int64, [ENGINE, c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_void_p]),
     "run": (c_int, [ENGINE, POINTER(Batch), POINTER(Request), c_int64, c_void_p, *ROOM]),
+    "run_encoded": (
+        c_int,
+        [ENGINE, POINTER(Batch), c_void_p, POINTER(Request), c_int64, c_void_p, *ROOM],
+    ),
     "reserve": (c_int, [ENGINE, *[c_int64] * 4, *ROOM]),
 }
 
