@@ -227,7 +227,8 @@ class Engine:
         errors.shape("encoded", encoded, ["N", len(batch), site.heads, n_latents, site.width])
         if encoded.dtype != self.dtype:
             raise errors.must("encoded", f"be an array of {self.dtype}", encoded.dtype)
-        errors.finite("encoded", encoded)
+        if not np.isfinite(encoded).all():
+            errors.finite("encoded", encoded)
         with torch.inference_mode(), torch_threads(self.threads):
             given = np.require(encoded, requirements=["C", "W"])
             if min(given.strides) < 0:  # an axis of one item may have any stride

@@ -62,7 +62,7 @@ def nested(name: str, sizes: dict[str, int], trials: int, options: Options) -> C
     case = Case(f"ablation/{name}", trials * points / 1e6, "conditions", batch=trials, rounds=3,
                 baseline="torch_brain")  # fmt: skip
     try:
-        model = made(COMMON | sizes)
+        model = made(sizes)
     except ImportError:
         case.skipped["everyone"] = "torch_brain is not installed, whose model is run"
         return case
@@ -116,11 +116,7 @@ class Sweep:
     def run(self) -> NDArray[Any]:
         """Run all conditions on all windows; return those of the first curve, ``[C, W, Q, d]``."""
         conditions = Conditions(self.engine, self.data, self.plan, seed=0)
-        return np.stack([self._first(conditions, w) for w in range(len(self.batch))], 1)
-
-    def _first(self, conditions: Conditions, window: int) -> NDArray[Any]:
-        parts = [found for _, _, found in conditions.run(window)]
-        return parts[0][0]  # type: ignore[no-any-return]
+        return np.stack([found[0] for found in conditions.run(0, len(self.batch))], 1)
 
     def error(self, found: NDArray[Any]) -> float:
         """Return the largest error of the conditions that are checked, in the first window."""

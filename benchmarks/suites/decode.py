@@ -89,7 +89,7 @@ def made(sizes: dict[str, int]) -> Any:
     from torch_brain.models import POYO
 
     torch.manual_seed(0)
-    model = POYO(dim_out=2, **COMMON, **sizes).eval()
+    model = POYO(dim_out=2, **(COMMON | sizes)).eval()
     most = max(n for n, _ in POPULATIONS.values())
     model.unit_emb.initialize_vocab([f"unit_{i:04d}" for i in range(most)])
     model.session_emb.initialize_vocab(["session"])

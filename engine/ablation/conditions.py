@@ -21,23 +21,25 @@ Heads, latents and layers: see :meth:`attendrite.Engine.masked`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import errors
-from ..batches import SpikeBatch
+from ..batches import Batch, SpikeBatch
 from ..kernels.merge_partials import Pair, merge_kept, merge_nested
 from ..runtime import Engine, Prediction
 from .data import Data
 from .plans import THIN, Plan
 
-NOWHERE = -1
 REPLACING = ("shuffle_time", "mean_rate")
-Found = Iterator[tuple[int, int, NDArray[Any]]]
+AT_ONCE = 8  # windows: what a call costs by itself is then small beside what it does
+THIN_AT_ONCE = 64  # rankings whose windows go through the encoder together
 
 
 class Conditions:
@@ -57,9 +59,9 @@ class Conditions:
     def __init__(
         self, engine: Engine, data: Data, plan: Plan, seed: int, memory: int = 256 << 20
     ) -> None:
-        self.engine, self.data = engine, data
+        self.engine, self.data, self.plan = engine, data, plan
         self._begins = plan.removed.shape[1] > 1 and not plan.removed[:, 0].any()
-        self._plan = replace(plan, removed=plan.removed[:, 1:]) if self._begins else plan
+        self._rest = replace(plan, removed=plan.removed[:, 1:]) if self._begins else plan
         self._seed, self._memory = seed, memory
         if not isinstance(data.batch, SpikeBatch) and set(plan.methods) - {"remove"}:
             method = min(set(plan.methods) - {"remove"})
@@ -71,34 +73,51 @@ class Conditions:
         item = np.dtype(engine.dtype).itemsize
         self._each = item * rows * (encoder.width + 1)  # bytes of a condition
 
-    def run(self, window: int) -> Found:
-        """Yield first and last curve (exclusive) and what they decode, ``[p, C, q, d]``.
+    def run(self, first: int, stop: int) -> list[NDArray[Any]]:
+        """Return what is decoded in windows ``first..stop-1``, ``[P, C, q, d]`` each.
 
-        Queries that are not there are left out, and curves come in the order of the plan. Where
-        every curve begins with nothing removed, that is run once.
+        Queries that are not there are left out. Where every curve begins with nothing removed, that
+        is run once.
         """
+        step = max(1, min(AT_ONCE, self._memory // (4 * self._each * len(self.plan.items))))
+        found = []
+        for window in range(first, stop, step):
+            found += self._together(window, min(window + step, stop))
+        return found
+
+    def _together(self, first: int, stop: int) -> list[NDArray[Any]]:
+        """Run some windows at once, where the method can."""
+        parts: list[list[NDArray[Any]]] = [[] for _ in range(first, stop)]
+        p = 0
+        for method, some in groupby(self.plan.methods):
+            q = p + len(list(some))
+            step = 1 if method in (THIN, *REPLACING) else stop - first
+            for window in range(first, stop, step):
+                for found in self._of_method(window, window + step, p, q, method):
+                    for each, own in zip(parts[window - first :], found, strict=False):
+                        each.append(own)
+            p = q
+        return [self._whole(each) for each in parts]
+
+    def _whole(self, parts: list[NDArray[Any]]) -> NDArray[Any]:
+        """Join curves; all but the first lack the beginning that they share."""
         if self._begins:
-            clean = self.clean(window)[None, None]
-        for first, stop, found in self._found(window):
-            if self._begins:
-                found = np.concatenate([np.repeat(clean, stop - first, 0), found], 1)
-            yield first, stop, found
+            clean = parts[0][:, :1]
+            rest = [np.concatenate([np.repeat(clean, len(x), 0), x], 1) for x in parts[1:]]
+            parts = [parts[0], *rest]
+        return np.concatenate(parts)
 
-    def _found(self, window: int) -> Found:
-        if self._plan.site != "units":
-            yield from self._masked(window)
-            return
-        first = 0
-        methods = (*self._plan.methods, "")
-        for p in range(1, len(methods)):
-            if methods[p] != methods[p - 1]:
-                yield from self._of_method(window, first, p, methods[p - 1])
-                first = p
+    def _parts(self, first: int, stop: int, each: int, most: int = sys.maxsize) -> Iterator[Plan]:
+        """Cut curves into as many at a time as the memory holds, ``each`` bytes a condition.
 
-    def clean(self, window: int) -> NDArray[Any]:
-        """Return what is decoded with everything there, by a plain run, ``[q, d]``."""
-        batch = self.data.batch.part(window, window + 1)
-        return self._answers(window, self.engine.run(batch).prediction, 0)
+        The first of all has the beginning that all others share, and comes alone.
+        """
+        if self._begins and first == 0:
+            yield self.plan.part(0, 1)
+            first = 1
+        step = max(1, min(most, self._memory // (each * self.plan.removed.shape[1])))
+        for p in range(first, stop, step):
+            yield self._rest.part(p, min(p + step, stop))
 
     def blind(self, window: int) -> NDArray[Any] | None:
         """Return what is decoded from START and END alone, ``[q, d]``; no such thing for traces."""
@@ -106,84 +125,87 @@ class Conditions:
         if not isinstance(batch, SpikeBatch):
             return None
         none = replace(batch, times=batch.times[:0], units=batch.units[:0], window=batch.window[:0])
-        return self._answers(window, self.engine.run(none).prediction, 0)
+        found = self.engine.run(none).prediction
+        if isinstance(found, dict):  # of the queries that are there alone
+            return found[str(self.data.task)]
+        return found[0, self.data.asked[window]]
 
     # ---- units ----
 
-    def _of_method(self, window: int, first: int, stop: int, method: str) -> Found:
-        batch = self.data.batch.part(window, window + 1)
-        if method == THIN:
-            assert isinstance(batch, SpikeBatch)  # __init__
-            yield from self._thinned(window, batch, first, stop)
-            return
-        size = len(self._plan.items)
-        if method in REPLACING:
-            assert isinstance(batch, SpikeBatch)
-            batch, segments, n = self._replaced(window, batch, method)
+    def _of_method(
+        self, first: int, stop: int, p: int, q: int, method: str
+    ) -> Iterator[list[NDArray[Any]]]:
+        """Decode windows ``first..stop-1`` under curves ``p..q-1``, some curves at a time."""
+        batch, windows = self.data.batch.part(first, stop), stop - first
+        if self.plan.site != "units":
+            for part in self._parts(p, q, 4 * self._each * windows):
+                masks = [sites(self.engine, part.site, kept) for kept in _masks(part)]
+                yield self._answers(first, part, self.engine.masked(batch, masks))
+        elif method == THIN:
+            for part in self._parts(p, q, 4 * self._each, most=THIN_AT_ONCE):
+                yield self._decoded(first, batch, part, self._thinned(first, batch, part))
         else:
-            unit, type_ = _tokens(batch, float(self.engine.manifest.config["sequence_length"]))
-            segments, n = unit, size
-            if method == "silence":
-                segments, n = np.where(type_ == 0, unit, size), size + 1
-        lse, output = (part[0] for part in self.engine.partials(batch, segments[None], n))
-        base = None
-        if method != "remove":
-            base = _cut(lse, output, n - 1, n)
-            base = base[0][..., 0], base[1][..., 0, :]
-        lse, output = _cut(lse, output, 0, n if method == "remove" else n - 1)
-        step = max(1, self._memory // (2 * self._each * self._plan.removed.shape[1]))
-        for p in range(first, stop, step):
-            part = self._plan.part(p, min(p + step, stop))
-            if method in REPLACING:
-                kept = _masks(part)
-                pair = merge_kept(lse, output, np.hstack([kept, ~kept]), base=base,
-                                  threads=self._threads)  # fmt: skip
-            elif (part.removed == part.removed[0]).all():
-                pair = merge_nested(
-                    lse,
-                    output,
-                    part.order[:, ::-1],  # the last removed is merged first
-                    size - part.removed[0, ::-1],
-                    base=base,
-                    threads=self._threads,
-                )
-                pair = pair[0][:, ::-1], pair[1][:, ::-1]
-            else:
-                pair = merge_kept(lse, output, _masks(part), base=base, threads=self._threads)
-            encoded = pair[1].reshape(*part.removed.shape, *output.shape[:2], output.shape[-1])
-            yield p, p + len(part.names), self._tails(window, encoded)
+            pieces = self._pieces(first, batch, method)
+            for part in self._parts(p, q, 2 * self._each * windows):
+                merged, falling = self._merged(part, method, *pieces)
+                found = self._decoded(first, batch, part, merged)
+                yield [each[:, ::-1] for each in found] if falling else found
 
-    def _thinned(self, window: int, batch: SpikeBatch, first: int, stop: int) -> Found:
-        """Remove spikes of random units, as many as the ranked units have in this window."""
-        unit, type_ = _tokens(batch, float(self.engine.manifest.config["sequence_length"]))
+    def _pieces(
+        self, window: int, batch: Any, method: str
+    ) -> tuple[NDArray[Any], NDArray[Any], Pair | None]:
+        """Return what the encoder gives for each segment, and what is always kept."""
+        if method in REPLACING:
+            batch, segments, n = self._replaced(window, batch, method)
+            segments = segments[None]
+        else:
+            segments, type_ = self._tokens(batch)
+            n = len(self.plan.items)
+            if method == "silence":
+                segments, n = np.where(type_ == 0, segments, n), n + 1
+        lse, output = self.engine.partials(batch, segments, n)
+        if method == "remove":
+            return lse, output, None
+        return (*_cut(lse, output, 0, n - 1), _one(lse, output, n - 1))
+
+    def _merged(
+        self, part: Plan, method: str, lse: NDArray[Any], output: NDArray[Any], base: Pair | None
+    ) -> tuple[NDArray[Any], bool]:
+        """Merge the segments that conditions keep, ``[p, C, B, H, L, D]``.
+
+        Nested ones come with the most removed first, and say so: no copy turns them round.
+        """
+        threads = self.engine.threads or 1
+        if method in REPLACING or (part.removed != part.removed[0]).any():
+            kept = _masks(part)
+            if method in REPLACING:
+                kept = np.hstack([kept, ~kept])
+            found = merge_kept(lse, output, kept, base=base, threads=threads)[1]
+            return found.reshape(*part.removed.shape, *found.shape[1:]), False
+        size = len(part.items)
+        order, cuts = part.order[:, ::-1], size - part.removed[0, ::-1]  # last removed, first in
+        return merge_nested(lse, output, order, cuts, base=base, threads=threads)[1], True
+
+    def _thinned(self, window: int, batch: Any, part: Plan) -> NDArray[Any]:
+        """Remove spikes of random units, as many as the ranked ones: ``[p, C, 1, H, L, D]``."""
+        type_ = self._tokens(batch)[1][0]
         counts = np.bincount(batch.units, minlength=len(batch.unit_ids))
-        n = self._plan.removed.shape[1] + 1  # segments of spikes: gone at each point, never gone
-        each = self._each * (n + 1 + self._plan.removed.shape[1])
-        step = max(1, min(64, self._memory // (2 * each)))
-        for p in range(first, stop, step):
-            part = self._plan.part(p, min(p + step, stop))
-            segments = np.full((len(part.names), len(unit)), n)  # START and END: the base
-            for row, (order, removed, draw) in enumerate(
-                zip(part.order, part.removed, part.draws.tolist(), strict=True)
-            ):
-                gone = np.concatenate([[0], np.cumsum(counts[order])])[removed]  # spikes, [C]
-                rng = np.random.default_rng([self._seed, 1, draw, window])
-                place = rng.permutation(len(batch.times))
-                segments[row, type_ == 0] = np.searchsorted(gone, place, "right")
-            same = _repeated(batch, len(part.names))
-            lse, output = self.engine.partials(same, segments, n + 1)
-            merged = []
-            cuts = np.arange(1, n)  # spikes that are never gone, then those of the last point, ...
-            for a, b in zip(lse, output, strict=True):
-                pair = merge_nested(
-                    *_cut(a, b, 0, n),
-                    np.arange(n)[None, ::-1],
-                    cuts,
-                    base=(a[..., n].copy(), b[..., n, :].copy()),
-                    threads=self._threads,
-                )
-                merged.append(pair[1][0, ::-1])
-            yield p, p + len(part.names), self._tails(window, np.stack(merged))
+        points = part.removed.shape[1]
+        n = points + 1  # segments of spikes: gone from each point on, never gone; START and END
+        segments = np.full((len(part.names), len(type_)), n)
+        for row, draw in enumerate(part.draws.tolist()):
+            gone = np.concatenate([[0], np.cumsum(counts[part.order[row]])])[part.removed[row]]
+            rng = np.random.default_rng([self._seed, 1, draw, window])
+            place = rng.permutation(len(batch.times))
+            segments[row, type_ == 0] = np.searchsorted(gone, place, "right")
+        parts = self.engine.partials(_repeated(batch, len(segments)), segments, n + 1)
+        never_first, cuts = np.arange(n)[None, ::-1], np.arange(1, n)
+        merged = [
+            merge_nested(*_cut(lse, output, 0, n), never_first, cuts, base=_one(lse, output, n),
+                         threads=self.engine.threads or 1)[1][0, ::-1]
+            for lse, output in zip(*parts, strict=True)
+        ]  # fmt: skip
+        return np.stack(merged)[:, :, None]
 
     def _replaced(
         self, window: int, batch: SpikeBatch, method: str
@@ -212,36 +234,32 @@ class Conditions:
         edges = np.full(2 * size, 2 * size)  # START and END always stay
         return both, np.concatenate([edges, segment]), 2 * size + 1
 
-    def _tails(self, window: int, encoded: NDArray[Any]) -> NDArray[Any]:
-        """Decode conditions, ``[p, C, q, d]``, from their encodings, ``[p, C, H, L, D]``."""
-        count, points = encoded.shape[:2]
-        batch = self.data.batch.part(window, window + 1)
-        flat = np.ascontiguousarray(encoded).reshape(count * points, 1, *encoded.shape[2:])
-        found = self._answers(window, self.engine.tails(batch, flat), 1)
-        return found.reshape(count, points, *found.shape[1:])
+    def _decoded(
+        self, first: int, batch: Batch, part: Plan, encoded: NDArray[Any]
+    ) -> list[NDArray[Any]]:
+        """Run what follows the encoder, from its output ``[p, C, B, H, L, D]``."""
+        flat = np.ascontiguousarray(encoded).reshape(len(part), *encoded.shape[2:])
+        return self._answers(first, part, self.engine.tails(batch, flat))
 
-    def _answers(self, window: int, prediction: Prediction, axes: int) -> NDArray[Any]:
-        """Take the queries that are there from a prediction of one window, ``[..., q, d]``."""
-        if isinstance(prediction, dict):  # has those alone
-            return prediction[str(self.data.task)]
-        asked = self.data.asked[window]
-        return prediction[:, 0, asked] if axes else prediction[0, asked]
+    def _answers(self, first: int, part: Plan, prediction: Prediction) -> list[NDArray[Any]]:
+        """Take the queries that are there: by window ``[p, C, q, d]``."""
+        if isinstance(prediction, dict):  # has those alone, one window's after the other's
+            found = prediction[str(self.data.task)]
+            counts = self.data.asked[first:].sum(1)
+            ends = np.cumsum(counts)
+            by_window = np.split(found, ends[ends < found.shape[1]], 1)
+        else:
+            asked = self.data.asked[first : first + prediction.shape[1]]
+            by_window = [prediction[:, w, there] for w, there in enumerate(asked)]
+        return [x.reshape(*part.removed.shape, *x.shape[1:]) for x in by_window]
 
-    @property
-    def _threads(self) -> int:
-        return self.engine.threads or 1
-
-    # ---- heads, latents, layers ----
-
-    def _masked(self, window: int) -> Found:
-        batch = self.data.batch.part(window, window + 1)
-        points = self._plan.removed.shape[1]
-        step = max(1, self._memory // (4 * self._each * points))
-        for p in range(0, len(self._plan.names), step):
-            part = self._plan.part(p, min(p + step, len(self._plan.names)))
-            masks = [sites(self.engine, part.site, kept) for kept in _masks(part)]
-            found = self._answers(window, self.engine.masked(batch, masks), 1)
-            yield p, p + len(part.names), found.reshape(-1, points, *found.shape[1:])
+    def _tokens(self, batch: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return unit and type of each token, ``[B, K]`` each; frames have type 0."""
+        if isinstance(batch, SpikeBatch):
+            tokens = batch.tokens(float(self.engine.manifest.config["sequence_length"]))
+            return tokens.unit.astype(np.int64), tokens.type.astype(np.int64)
+        unit = batch.tokens()[1]
+        return unit, np.zeros_like(unit)
 
 
 def items(engine: Engine, site: str, unit_ids: NDArray[np.str_]) -> tuple[str, ...]:
@@ -287,13 +305,9 @@ def _cut(lse: NDArray[Any], output: NDArray[Any], first: int, stop: int) -> Pair
     )
 
 
-def _tokens(batch: Any, length: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return unit and type of each token of one window, ``[K]`` each; frames have type 0."""
-    if isinstance(batch, SpikeBatch):
-        tokens = batch.tokens(length)
-        return tokens.unit[0].astype(np.int64), tokens.type[0].astype(np.int64)
-    unit = batch.tokens()[1][0]
-    return unit, np.zeros_like(unit)
+def _one(lse: NDArray[Any], output: NDArray[Any], segment: int) -> Pair:
+    """Take one segment."""
+    return lse[..., segment].copy(), output[..., segment, :].copy()
 
 
 def _repeated(batch: SpikeBatch, count: int) -> SpikeBatch:

@@ -131,28 +131,32 @@ class Sweep:
         conditions = Conditions(self._engine, self.data, self.plan, self.seed, self.memory)
         first = shard * self._per_shard
         blocks = range(first, min(first + self._per_shard, self.data.blocks))
-        return merged([self._block(conditions, block) for block in blocks], "concatenate")
+        start, stop = np.searchsorted(self.data.block, [blocks[0], blocks[-1] + 1]).tolist()
+        found = conditions.run(start, stop)
+        block = self.data.block[start:stop]
+        parts = []
+        for one in blocks:
+            windows = (start + np.flatnonzero(block == one)).tolist()
+            decoded = np.concatenate([found[w - start] for w in windows], 2)  # [P, C, S, D]
+            parts.append(self._block(conditions, windows, decoded))
+        return merged(parts, "concatenate")
 
-    def _block(self, conditions: Conditions, block: int) -> dict[str, NDArray[Any]]:
-        windows = np.flatnonzero(self.data.block == block).tolist()
+    def _block(
+        self, conditions: Conditions, windows: list[int], decoded: NDArray[Any]
+    ) -> dict[str, NDArray[Any]]:
         true = np.concatenate([self.data.true[w][self.data.asked[w]] for w in windows])
-        found = np.concatenate([self._window(conditions, w) for w in windows], 2)  # [P, C, S, D]
         says = np.broadcast_to(self.constant, (len(true), len(self.constant)))
-        unseen = [conditions.blind(w) for w in windows]
         constant = self.metric.sums(true, says)
         blind = np.full_like(constant, np.nan)
-        if unseen[0] is not None:
-            blind = self.metric.sums(true, np.concatenate([x for x in unseen if x is not None]))
+        unseen = [x for w in windows if (x := conditions.blind(w)) is not None]
+        if unseen:
+            blind = self.metric.sums(true, np.concatenate(unseen))
         return {
-            "curves": self.metric.sums(true, found)[None],
+            "curves": self.metric.sums(true, decoded)[None],
             "constant": constant[None],
             "blind": blind[None],
             "samples": np.array([len(true)]),
         }
-
-    def _window(self, conditions: Conditions, window: int) -> NDArray[Any]:
-        parts = [found for _, _, found in conditions.run(window)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def sums(results: Iterator[Mapping[str, NDArray[Any]]]) -> Sums:
