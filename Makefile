@@ -63,17 +63,20 @@ types: $(VENV)/.ok ## mypy --strict on the shipped copy
 
 bench: $(VENV)/.ok ## run the CPU benchmarks beside their peers; rows go to benchmarks/results/
 	$(PIP) -e ".[peers]" --no-build-isolation
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py binning tokenize group attention decode --json benchmarks/results
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py binning tokenize group attention decode latency ablation --json benchmarks/results
 	$(BIN)/python benchmarks/tables.py
 
-wheel-test: $(VENV)/.ok ## build sdist and wheel, install in a clean environment, run the tests that are not slow
+# What packaging can break: files that are missing, the libraries, the commands, every extra once.
+WHEEL_TESTS := ablate_command attention c_api core decode_command demo engine main merge_partials native onnx \
+	recordings_nwb run_command shards tokenize_poyo verify
+wheel-test: $(VENV)/.ok ## build sdist and wheel, install in a clean environment, run the tests that packaging can break
 	rm -rf build/dist build/wheel-venv
 	$(BIN)/python -c "from scikit_build_core.build import build_sdist; build_sdist('build/dist')"
 	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w build/dist build/dist/*.tar.gz
 	$(BIN)/python -m venv build/wheel-venv
 	build/wheel-venv/bin/pip install -q -c constraints.txt torch
 	build/wheel-venv/bin/pip install -q -c constraints.txt "$$(ls build/dist/*.whl)[test]"
-	build/wheel-venv/bin/pytest -q -m "not slow" -p no:cacheprovider
+	build/wheel-venv/bin/pytest -q -m "not slow" -p no:cacheprovider $(WHEEL_TESTS:%=tests/test_%.py)
 
 SECONDS_EACH ?= 60
 fuzz: $(VENV)/.ok ## mutate files for every reader of foreign bytes, SECONDS_EACH each

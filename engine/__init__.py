@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .ablation import ablate
     from .batches import CalciumBatch, SpikeBatch
     from .bundle import Bundle
     from .capture import Capture
@@ -27,6 +28,7 @@ __all__ = [
     "Result",
     "SpikeBatch",
     "__version__",
+    "ablate",
     "decode",
     "export",
     "read",
@@ -41,6 +43,7 @@ _ROOMS = {
     "Recording": "recordings",
     "Result": "runtime",
     "SpikeBatch": "batches",
+    "ablate": "ablation",
     "decode": "decoding",
     "export": "exporter",
     "read": "recordings",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import attendrite
 import numpy as np
 import pytest
-from attendrite import AttendriteError, Engine, SpikeBatch
+import torch
+from attendrite import AttendriteError, Capture, Engine, SpikeBatch
 from attendrite.ablation import (
     Curve,
     Data,
@@ -19,15 +21,20 @@ from attendrite.ablation import (
     Settings,
     Target,
     ablate,
-    nulls,
     plan,
     prepare,
+    read_nulls,
     spans,
+    sums,
 )
 from attendrite.ablation.conditions import Conditions, items, sites
-from attendrite.ablation.data import memory, place
+from attendrite.ablation.data import MOST_BLOCKS, _blocks, memory, place
+from attendrite.ablation.metrics import chosen
 from attendrite.ablation.plans import points, ranking
-from attendrite.analysis import attend
+from attendrite.ablation.sweep import Sweep
+from attendrite.analysis import attend, by_rate
+from attendrite.analysis.shares import MANY
+from attendrite.evaluation import Split
 from attendrite.recordings import Intervals, Recording, Series, Spikes
 from numpy.typing import NDArray
 
@@ -229,6 +236,11 @@ def test_heads_and_layers_are_masked(engine: Engine) -> None:
     assert np.abs(found[0, 1] - found[0, 2]).max() > 1e-5
     layers = items(engine, "layers", given.batch.unit_ids)
     assert layers == tuple(s.name for s in engine.sites if s.residual)
+    for i in (0, len(names) - 1, names.index("processor.1.head2")):
+        mask = sites(engine, "heads", np.arange(len(names)) != i)
+        (site, kept), head = *mask.items(), names[i].rpartition(".head")
+        assert site == head[0]
+        assert np.flatnonzero(~kept[None]).tolist() == [int(head[2])]
     mask = sites(engine, "layers", np.arange(len(layers)) > 0)
     assert list(mask) == ["processor.0"]
     assert not mask["processor.0"].any()
@@ -350,6 +362,11 @@ def test_blocks_are_as_long_as_the_series_remembers(engine: Engine) -> None:
         assert after - first >= min(remembered, length(engine)) - 1e-9
     slow = replace(truth, values=np.stack([truth.times, truth.times], 1))
     assert memory(slow) > 5 * remembered
+    day = replace(recording(), series={"hand": slow})
+    few = place(engine, day, TARGET, [(START, STOP)], 0)
+    assert 2 <= few.blocks <= np.ceil((STOP - START) / memory(slow))
+    edges = few.starts[np.flatnonzero(np.diff(few.block, prepend=-1))]
+    assert (np.diff(edges) > memory(slow) - 2).all()  # a window and the gap before it
 
 
 def test_stretches_of_time_by_name(engine: Engine) -> None:
@@ -569,8 +586,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Settings(TARGET, conditions="single", nulls={"bottom": 1}), "random or rate"),
     (lambda: Settings(TARGET, resamples=3), "at least 100"),
     (lambda: Settings(TARGET, seed=-1), "at least 0"),
-    (lambda: nulls("random:2,random"), "be like"),
-    (lambda: nulls("random:x"), "be like"),
+    (lambda: read_nulls("random:2,random"), "be like"),
+    (lambda: read_nulls("random:x"), "be like"),
 ]
 
 
@@ -581,8 +598,8 @@ def test_settings_that_are_refused(make: Callable[[], object], said: str) -> Non
 
 
 def test_nulls_are_read() -> None:
-    assert nulls("none") == {}
-    assert nulls("random:5,rate,bottom") == {"random": 5, "rate": 200, "bottom": 1}
+    assert read_nulls("none") == {}
+    assert read_nulls("random:5,rate,bottom") == {"random": 5, "rate": 200, "bottom": 1}
 
 
 @pytest.mark.parametrize(
@@ -606,3 +623,412 @@ def test_ablations_that_are_refused(engine: Engine, change: dict[str, Any], said
     base = Settings(TARGET, nulls={"random": 1} if "conditions" in change else {}, resamples=100)
     with pytest.raises(AttendriteError, match=said):
         ablate(engine, recording(), replace(base, **change))
+
+
+# ---- what is ranked, evaluated and compared ----
+
+
+def trained(engine: Engine) -> Engine:
+    """Return the model with facts about its training."""
+    split = Split((START, 30.0, STOP), ("training", "test"), 1.0, 1.0)
+    facts = {"session": "sess_a", "split": split.to_json()}
+    manifest = replace(engine.manifest, training=facts)
+    return Engine(replace(engine.bundle, manifest=manifest), threads=1)
+
+
+def test_times_by_default(engine: Engine) -> None:
+    settings = Settings(TARGET, nulls={})
+    unknown, known = (prepare(e, recording(), settings) for e in (engine, trained(engine)))
+    assert unknown.spans == ("odd", "even")
+    assert known.spans == ("training", "test")
+    assert known.ranked.starts.max() + 1 <= 30.0 <= known.evaluated.starts.min()
+    phase = (unknown.ranked.starts - START) % 8, (unknown.evaluated.starts - START) % 8
+    assert (phase[0] >= 4).all()
+    assert (phase[1] < 4).all()
+
+
+def test_the_constant_is_the_mean_of_what_was_scored_in_training(engine: Engine) -> None:
+    day = recording()
+    truth = day.series["hand"]
+    settings = Settings(replace(TARGET, within="short"), rank_on="12-16", eval_on="36-48", nulls={})
+    for made, first, stop, said in (
+        (engine, 12.0, 16.0, "the time to rank on"),
+        (trained(engine), START, 29.0, "training time"),  # a second of it is the gap
+    ):
+        found = prepare(made, day, settings)
+        assert found.constant_from == said
+        there = (truth.times >= first) & (truth.times < stop) & np.isfinite(truth.values).all(1)
+        there &= (truth.times - START + 1e-9) % 4 < 0.3
+        np.testing.assert_allclose(found.constant, truth.values[there].mean(0), rtol=1e-9)
+
+
+def test_a_function_sees_the_time_to_rank_on(engine: Engine) -> None:
+    seen: list[Data] = []
+
+    def order(engine: Engine, day: Recording, given: Data) -> NDArray[Any]:
+        seen.append(given)
+        return np.arange(UNITS)
+
+    prepare(engine, recording(), Settings(TARGET, order=order, rank_on="11-20", eval_on="30-40"))
+    assert seen[0].starts.min() >= 11
+    assert seen[0].starts.max() <= 19
+
+
+@pytest.mark.parametrize("site", ["heads", "layers"])
+def test_the_order_of_outputs(engine: Engine, site: str) -> None:
+    settings = Settings(TARGET, site=site, order="output", nulls={}, rank_on="10-30")
+    found = prepare(engine, recording(), replace(settings, eval_on="31-40"))
+    attention = engine.run(found.ranked.batch, Capture({"*": "head_output"})).attention
+    assert attention is not None
+    expected = []
+    for each in engine.sites:
+        output = attention[each.name, "head_output"].astype(np.float64)
+        if site == "layers" and each.residual:
+            expected.append(np.linalg.norm(output.sum(1), axis=2).mean())
+        elif site == "heads":
+            expected += np.linalg.norm(output, axis=3).mean((0, 2)).tolist()
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-5)
+
+
+def test_points_of_keeping_count_what_is_kept(engine: Engine) -> None:
+    found = prepare(engine, recording(), Settings(TARGET, end="keep", points=(2, 5), nulls={}))
+    assert found.plan.removed.tolist() == [[0, UNITS - 5, UNITS - 2]]
+    best = np.argsort(-found.scores, kind="stable")[:2]
+    assert np.flatnonzero(found.plan.kept(2)).tolist() == sorted(best.tolist())
+
+
+@pytest.mark.parametrize("kind", ["nested", "groups:area"])
+def test_rankings_of_a_null_differ_and_follow_the_seed(engine: Engine, kind: str) -> None:
+    nulls_ = {"random": 3, "rate": 3} | ({"count": 2} if kind == "nested" else {})
+    first = {f"sess_a/unit_{i:04d}": float(-i) for i in range(UNITS)}  # whatever the windows
+    settings = Settings(TARGET, order=first, conditions=kind, nulls=nulls_)
+    one, other = (prepare(engine, recording(), replace(settings, seed=s)).plan for s in (0, 1))
+    for name in ("random", "rate"):
+        some = one.curves(name)
+        assert len(np.unique(one.order[some], axis=0)) == len(some)
+        assert (one.order[some] != other.order[other.curves(name)]).any()
+    for p in one.curves("count"):
+        assert one.methods[p] == "thin"
+        assert (one.order[p] == one.order[0]).all()
+
+
+def test_groups_are_the_units_of_their_name(engine: Engine) -> None:
+    day = recording()
+    made = prepare(engine, day, Settings(TARGET, conditions="groups:area", nulls={})).plan
+    area = day.unit_columns["area"]
+    for p, label in enumerate(made.labels):
+        assert (made.kept(p) == (area != label)).all()
+
+
+def test_strata_are_of_all_windows(engine: Engine) -> None:
+    found = prepare(engine, recording(), Settings(TARGET, nulls={}))
+    spikes = np.concatenate([found.ranked.batch.units, found.evaluated.batch.units])  # type: ignore[union-attr]
+    expected = by_rate(np.bincount(spikes, minlength=UNITS))
+    assert (found.strata.of == expected.of).all()
+
+
+def test_the_table_of_items(engine: Engine, found: Any) -> None:
+    table = found.frame("items").set_index("item")
+    units = found.prepared.ranked.batch.units, found.prepared.evaluated.batch.units
+    for name, of in zip(("spikes_ranked", "spikes_evaluated"), units, strict=True):
+        assert (table[name] == np.bincount(of, minlength=UNITS)).all()
+    assert (table["rank"] == table["removed_as"]).all()
+    bottom = ablate(engine, recording(), Settings(TARGET, nulls={}, end="bottom", points=(1,)))
+    other = bottom.frame("items").set_index("item")
+    assert (other["rank"] == table["rank"]).all()
+    assert (other["rank"] + other["removed_as"] == UNITS + 1).all()
+
+
+def test_loss_is_the_share_of_the_gain(engine: Engine) -> None:
+    settings = Settings(TARGET, nulls={"random": 1}, points=(1, 12))
+    got = ablate(engine, told(engine, settings), settings)
+    assert got.curve is not None
+    base, table = got.curve.baseline, got.frame()
+    np.testing.assert_allclose(base.value, 1)
+    for e, dimension in enumerate(["mean", "x", "y"]):
+        rows = table[table.dimension == dimension]
+        expected = (base.value[e] - rows.value) / (base.value[e] - base.constant[e])
+        np.testing.assert_allclose(rows.loss, expected, rtol=1e-9, atol=1e-12)
+
+
+def told(engine: Engine, settings: Settings) -> Recording:
+    """Let the series be what the model decodes where it is evaluated."""
+    day = recording()
+    truth = day.series["hand"]
+    given = prepare(engine, day, settings).evaluated
+    times = (given.starts[:, None] + given.batch.query_times)[given.asked]
+    values = truth.values.copy()
+    decoded = np.asarray(engine.run(given.batch).prediction)[given.asked]
+    values[np.searchsorted(truth.times, times - 1e-6)] = decoded
+    return replace(day, series={"hand": replace(truth, values=values)})
+
+
+def test_each_null_is_compared_by_its_own_curves(found: Any) -> None:
+    table, tests = found.frame(), found.frame("tests")
+    for dimension in ("mean", "x", "y"):
+        of = table[table.dimension == dimension]
+
+        def areas(name: str, of: Any = of) -> NDArray[Any]:
+            wide = of[of.curve == name].pivot(index="draw", columns="removed", values="value")
+            fall = wide[[0]].to_numpy() - wide[[0, 1, 4, 12]].to_numpy()
+            return np.asarray(np.trapezoid(fall, [0, 1, 4, 12], axis=1) / 12)
+
+        for null in ("random", "rate", "count"):
+            row = tests[(tests.null == null) & (tests.dimension == dimension)].iloc[0]
+            own, others = areas("ranked")[0], areas(null)
+            assert row.area == pytest.approx(own, rel=1e-9)
+            assert row.null_median == pytest.approx(np.median(others), rel=1e-9)
+            assert row.p == (1 + (others >= own).sum()) / (1 + len(others))
+            assert row.side == "greater"
+            assert row.rankings == len(others)
+            within = math.prod(math.factorial(n) for n in found.prepared.strata.sizes)
+            assert within < MANY
+            assert row.distinct == {"rate": within}.get(null, MANY)
+
+
+def test_groups_are_compared_with_sets_of_their_size(engine: Engine) -> None:
+    settings = Settings(TARGET, conditions="groups:area", nulls={"random": 9, "rate": 5})
+    got = ablate(engine, recording(), settings)
+    curves, tests = got.frame(), got.frame("tests")
+    curves = curves[curves.dimension == "mean"]
+    base = curves[curves.condition == ""].value.iloc[0]
+    for row in tests[tests.dimension == "mean"].itertuples():
+        others = curves[(curves.condition == row.condition) & (curves.curve == "rate")]
+        assert row.p == (1 + (base - others.value >= row.drop).sum()) / 6
+
+
+# ---- sweeps ----
+
+
+def swept(engine: Engine, **change: Any) -> Sweep:
+    plan_ = change.pop("plan", nested("shuffle_time", draws=1, removed=(0, 5)))
+    given = change.pop("data", None) or data(engine)
+    metric = chosen(change.pop("metric", "mse"))
+    constant = np.asarray(change.pop("constant", [0.1, 0.2]))
+    return Sweep.of(engine, given, plan_, metric, constant, change.pop("seed", 0), 1 << 20)
+
+
+def test_the_sums_of_a_block_are_those_of_its_windows(engine: Engine) -> None:
+    given = place(engine, recording(), replace(TARGET, trials="trials"), [(START, STOP)], 0)
+    assert given.blocks < len(given)
+    job = swept(engine, data=given)
+    found = sums(job.run(shard) for shard in range(job.shards))
+    assert found.curves.shape == (1, 2, given.blocks, 2, 2)
+    decoded = np.asarray(engine.run(given.batch).prediction)
+    assert isinstance(given.batch, SpikeBatch)
+    none = replace(given.batch, times=np.zeros(0), units=np.zeros(0, np.int32),
+                   window=np.zeros(0, np.int64))  # fmt: skip
+    blind = np.asarray(engine.run(none).prediction)
+    for block in range(given.blocks):
+        asked = given.asked & (given.block == block)[:, None]
+        true = given.true[asked]
+        for got, said in (
+            (found.curves[0, 0], decoded[asked]),
+            (found.blind, blind[asked]),
+            (found.constant, np.array([0.1, 0.2])),
+        ):
+            expected = ((true - said) ** 2).sum(0)
+            np.testing.assert_allclose(got[block, :, 0], expected, rtol=1e-5)
+        assert found.samples[block] == asked.sum()
+
+
+def test_shards_of_any_size_give_the_same_sums(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = place(engine, recording(), TARGET, [(START, STOP)], 0)
+    whole = swept(engine, data=given)
+    monkeypatch.setattr("attendrite.ablation.sweep.TAILS", 5)
+    parts = swept(engine, data=given)
+    assert (whole.shards, parts.shards) == (1, -(-given.blocks // parts.per_shard))
+    assert 1 < parts.per_shard < given.blocks
+    one, many = (sums(job.run(shard) for shard in range(job.shards)) for job in (whole, parts))
+    np.testing.assert_array_equal(one.curves, many.curves)
+    np.testing.assert_array_equal(one.samples, many.samples)
+
+
+def test_the_identity_is_of_all_that_decides_the_result(
+    bundle: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = swept(engine).identity()
+    for _ in range(3):  # weights come from the file in any order
+        assert swept(Engine(bundle, threads=1)).identity() == own
+    monkeypatch.setattr("attendrite.ablation.sweep.TAILS", 5)
+    assert swept(engine).identity() == own
+    weights: dict[str, Any] = dict(engine.bundle.weights)
+    name = sorted(weights)[0]
+    weights[name] = weights[name] + np.float32(1e-3)
+    for key, other in {
+        "model": swept(Engine(replace(engine.bundle, weights=weights), threads=1)),
+        "executor": swept(Engine(bundle, executor="torch", threads=1)),
+        "dtype": swept(Engine(bundle, executor="torch", dtype="float64", threads=1)),
+        "data": swept(engine, data=data(engine, spacing=0.3)),
+        "plan": swept(engine, plan=nested("shuffle_time", draws=1, removed=(0, 6))),
+        "metric": swept(engine, metric="r2"),
+        "constant": swept(engine, constant=[0.1, 0.3]),
+        "seed": swept(engine, seed=1),
+    }.items():
+        assert other.identity()[key] != own[key]
+
+
+def test_replaced_spikes_follow_the_seed(engine: Engine) -> None:
+    one, same, other = (swept(engine, seed=s).run(0)["curves"] for s in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert (one[:, 0, 1] != other[:, 0, 1]).any()
+
+
+def test_replaced_spikes_differ_between_windows_and_seeds(engine: Engine) -> None:
+    given = data(engine)
+    found = []
+    for seed, window in ((0, 0), (0, 1), (1, 0)):
+        whole = given.batch.part(window, window + 1)
+        assert isinstance(whole, SpikeBatch)
+        runner = Conditions(engine, given, nested("shuffle_time"), seed)
+        both, segments, _ = runner._replaced(window, whole, "shuffle_time")
+        found.append(both.times[segments[2 * UNITS :] >= UNITS])
+    for other in found[1:]:
+        assert len(np.intersect1d(found[0], other)) == 0
+
+
+def test_windows_of_a_model_with_tasks_have_their_own_queries(tmp_path: Path) -> None:
+    source = FIXTURES / "poyo_plus_tiny/plus_tiny_lightning.ckpt"
+    made = Engine(attendrite.export(source, tmp_path / "plus"), threads=1)
+    rng = np.random.default_rng(4)
+    spikes = Spikes(np.sort(rng.uniform(0, 12, 500)), rng.integers(0, 10, 500).astype(np.int32))
+    at = np.arange(0, 12, 0.05)
+    values = np.stack([np.sin(at), np.cos(at)], 1)
+    values[rng.random(len(at)) < 0.4] = np.nan
+    day = Recording("s0", tuple(f"u{i}" for i in range(10)), lambda: spikes, (0.0, 12.0),
+                    series={"arm": Series(at, values, ("x", "y"), "cm")})  # fmt: skip
+    task = "arm_velocity_2d"
+    given = place(made, day, Target("arm", task=task), [(0.0, 12.0)], 0)
+    counts = given.asked.sum(1)
+    assert len(np.unique(counts[:6])) > 2
+    curve = Curve("ranked", 0, "remove", np.arange(10), np.array([0, 3]))
+    found = Conditions(made, given, plan("units", list(day.unit_ids), [curve]), 0).run(2, 6)
+    decoded = made.run(given.batch).prediction
+    assert isinstance(decoded, dict)
+    ends = np.cumsum(counts)
+    for w, each in zip(range(2, 6), found, strict=True):
+        own = decoded[task][ends[w] - counts[w] : ends[w]]
+        np.testing.assert_allclose(each[0, 0], own, rtol=0, atol=1e-5)
+
+
+# ---- more of windows ----
+
+
+def test_values_lie_anywhere_in_their_windows(engine: Engine) -> None:
+    given = place(engine, recording(), replace(TARGET, spacing=0.5), [(START, STOP)], 0)
+    first = given.batch.query_times[:, 0]
+    low, high = np.quantile(first, (0.1, 0.9))  # where values are missing, the next is first
+    assert low < 0.15
+    assert high - low > 0.25
+
+
+def test_blocks_are_as_long_as_what_is_scored_remembers(engine: Engine) -> None:
+    day = recording()
+    at = day.series["hand"].times
+    moving = Intervals(np.array([10.0, 30.0]), np.array([18.0, 38.0]))
+    values = np.where((at - START) % 20 < 8, np.sin(12 * at), 100 * np.sign(at - 30))
+    day = replace(day, series={"hand": Series(at, values[:, None], ("x",), "cm")},
+                  intervals={"moving": moving})  # fmt: skip
+    assert memory(day.series["hand"]) > 3
+    assert place(engine, day, replace(TARGET, within="moving"), [(START, STOP)], 0).blocks >= 12
+
+
+def test_blocks_are_about_a_hundred_at_most() -> None:
+    at = np.arange(0, 2000, 0.5)
+    noise = Series(at, np.random.default_rng(0).normal(size=(len(at), 1)), ("x",), "cm")
+    found = _blocks(np.arange(1999.0), noise, 1.0)
+    assert (np.diff(found) >= 0).all()
+    assert 90 <= found[-1] + 1 <= MOST_BLOCKS
+    assert _blocks(np.arange(50.0), noise, 1.0)[-1] == 49
+
+
+def test_windows_of_trials_lie_in_the_time_that_is_given(engine: Engine) -> None:
+    where = [(10.5, 19.0)]
+    for name in ("trials", "short"):
+        given = place(engine, recording(), replace(TARGET, trials=name), where, 0)
+        assert given.starts.min() >= 10.5
+        assert given.starts.max() + length(engine) <= 19.0
+
+
+# ---- the bundled recording ----
+
+
+@pytest.fixture(scope="module")
+def track() -> tuple[Path, Recording]:
+    from attendrite.commands.demo import DATA
+
+    return DATA / "linear_track_0", attendrite.read(DATA / "linear_track.npz")
+
+
+@pytest.mark.parametrize("method", ["remove", "silence"])
+@pytest.mark.parametrize(("dtype", "atol"), [("float64", 1e-10), ("float32", 1e-5)])
+def test_the_demo_is_filtered_and_run_again(
+    track: tuple[Path, Recording], method: str, dtype: str, atol: float
+) -> None:
+    """Outputs are of some hundred px: errors are relative to them."""
+    made, given, conditions = on_track(track, method, dtype)
+    found = all_of(Conditions(made, given, conditions, 0), 2)
+    for c in range(len(conditions)):
+        batch = without(given, 2, conditions.kept(c), method)
+        truth = again(made, given, 2, batch)
+        np.testing.assert_allclose(found[0, c], truth, rtol=0, atol=atol * np.abs(truth).max())
+
+
+@pytest.mark.parametrize("method", ["remove", "silence"])
+def test_the_demo_is_what_torch_brain_decodes_without_the_units(
+    track: tuple[Path, Recording], method: str
+) -> None:
+    brain = pytest.importorskip("torch_brain.models", reason="torch_brain")
+    made, given, conditions = on_track(track, method, "float32")
+    found = all_of(Conditions(made, given, conditions, 0), 2)
+    config = dict(made.manifest.config)
+    model = brain.POYO(**config).eval()
+    model.unit_emb.initialize_vocab(list(made.manifest.units))
+    model.session_emb.initialize_vocab(list(made.manifest.sessions))
+    with torch.no_grad():
+        for name, weight in [*model.named_parameters(), *model.named_buffers()]:
+            weight.copy_(made.bundle.weights[name])
+    for c in range(len(conditions)):
+        batch = without(given, 2, conditions.kept(c), method)
+        truth = decoded_by(model, batch, config)[given.asked[2]]
+        np.testing.assert_allclose(found[0, c], truth, rtol=0, atol=1e-5 * np.abs(truth).max())
+
+
+def on_track(track: tuple[Path, Recording], method: str, dtype: str) -> tuple[Engine, Data, Plan]:
+    made = Engine(track[0], dtype=dtype, threads=1)
+    given = place(made, track[1], Target("position", within="moving"), [(4525.4, 4618.0)], 0)
+    size = len(track[1].unit_ids)
+    order = np.random.default_rng(9).permutation(size)
+    curve = Curve("ranked", 0, method, order, np.array([0, 1, 7, 20, size - 1]))
+    return made, given, plan("units", list(track[1].unit_ids), [curve])
+
+
+def without(given: Data, window: int, kept: NDArray[np.bool_], method: str) -> SpikeBatch:
+    whole = given.batch.part(window, window + 1)
+    assert isinstance(whole, SpikeBatch)
+    batch = with_spikes(whole, kept[whole.units])
+    return replace(batch, window_units=kept[None]) if method == "remove" else batch
+
+
+def decoded_by(model: Any, batch: SpikeBatch, config: dict[str, Any]) -> NDArray[Any]:
+    """Run torch_brain's model on one window."""
+    tokens = batch.tokens(config["sequence_length"])
+    rows = torch.tensor(model.unit_emb.tokenizer(batch.unit_ids.tolist()))
+    steps = round(config["sequence_length"] / config["latent_step"])
+    latents = config["num_latents_per_step"]
+    times = (torch.arange(steps, dtype=torch.float64) + 0.5) * config["latent_step"]
+    unit = torch.from_numpy(tokens.unit.astype(np.int64))
+    with torch.inference_mode():
+        found = model(
+            input_unit_index=rows[unit],
+            input_timestamps=torch.from_numpy(tokens.time),
+            input_token_type=torch.from_numpy(tokens.type.astype(np.int64)),
+            input_mask=torch.ones(unit.shape, dtype=torch.bool),
+            latent_index=torch.arange(latents).repeat(1, steps),
+            latent_timestamps=times.repeat_interleave(latents)[None],
+            session_index=torch.tensor(model.session_emb.tokenizer(batch.session.tolist())),
+            output_timestamps=torch.from_numpy(batch.query_times),
+        )
+    return np.asarray(found)[0]

@@ -447,13 +447,21 @@ class TestNulls:
         assert shares.permutations([], 1) == 1
         assert shares.permutations([5000], 3) == shares.MANY
 
-    def test_strata_are_octaves_and_small_ones_join(self) -> None:
-        spikes = np.array([0, 0, 0, 5, 6, 7, 9, 100, 101, 102, 103, 1000])
+    def test_strata_are_cut_at_gaps_and_keep_three(self) -> None:
+        spikes = np.array([1000, 0, 100, 5, 6, 101, 7, 0, 102, 9, 0, 103])
         found = strata.by_rate(spikes)
-        # 5 6 7 | 9 | 100.. | 1000: 9 joins the smaller neighbour, 1000 the only one
-        np.testing.assert_array_equal(found.of, [0] * 3 + [1] * 4 + [2] * 5)
-        assert (found.sizes, found.merged) == ([3, 4, 5], 2)
+        # 0 0 0 | 5 6 7 9 | 100 .. 103 1000: 9 and 1000 have no three of their own
+        np.testing.assert_array_equal(found.of, [2, 0, 2, 1, 1, 2, 1, 0, 2, 1, 0, 2])
+        assert found.sizes == [3, 4, 5]
+        assert found.widest == 10
         assert strata.by_rate(np.array([1, 1000])).sizes == [2]
+
+    def test_like_rates_are_one_stratum_and_others_are_narrow(self) -> None:
+        assert strata.by_rate(np.array([100, 120, 110, 124, 101, 119])).sizes == [6]
+        assert strata.by_rate(np.array([100, 126, 110, 125, 101, 119])).sizes == [3, 3]
+        spread = strata.by_rate(np.geomspace(100, 5000, 31).astype(int))
+        assert set(spread.sizes) <= {3, 4, 5}
+        assert spread.widest < 1.7
 
     def test_permutations_keep_strata(self) -> None:
         rng = np.random.default_rng(0)

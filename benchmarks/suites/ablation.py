@@ -72,7 +72,7 @@ def nested(name: str, sizes: dict[str, int], trials: int, options: Options) -> C
     conditions = plan("units", list(work.batch.unit_ids),
                       [Curve("ranked", 0, "remove", order, removed)])  # fmt: skip
     sweep = Sweep(work.batch, work.engine, conditions, threads=1)
-    builders: list[Any] = [partial(ours, sweep, case), partial(torch_brain, sweep, work)]
+    builders: list[Any] = [partial(ours, sweep), partial(torch_brain, sweep, work)]
     return join(case, builders)
 
 
@@ -91,7 +91,7 @@ def demo(options: Options) -> Case:
     conditions = plan("units", list(recording.unit_ids), curves)
     case = Case("ablation/demo", len(conditions) * windows / 1e6, "conditions", batch=windows,
                 rounds=3)  # fmt: skip
-    return join(case, [partial(ours, Sweep(batch, engine, conditions, threads=1), case)])
+    return join(case, [partial(ours, Sweep(batch, engine, conditions, threads=1))])
 
 
 class Sweep:
@@ -131,18 +131,13 @@ class Sweep:
         )  # fmt: skip
 
 
-def ours(sweep: Sweep, case: Case) -> list[Contestant]:
+def ours(sweep: Sweep) -> list[Contestant]:
     """The sweep, and its tails alone: as many, from encodings that are there already."""
-    del case
-    rows = sweep.engine.run(
-        sweep.batch.part(0, 1), attendrite.Capture({"encoder": "head_output"})
-    )  # the shape of an encoding comes from the model
-    del rows
     site = sweep.engine.sites[0]
     config = sweep.engine.manifest.config
     latents = round(config["sequence_length"] / config["latent_step"])
     latents *= config["num_latents_per_step"]
-    n = min(len(sweep.plan), 20_000)
+    n = len(sweep.plan.names) * (sweep.points - 1) + 1  # nothing removed is run once
     rng = np.random.default_rng(4)
     encoded = rng.normal(0, 0.3, (n, 1, site.heads, latents, site.width)).astype(np.float32)
 

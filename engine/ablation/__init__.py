@@ -21,7 +21,7 @@ from .data import Data, Target, spans
 from .metrics import Metric
 from .orders import Order
 from .plans import Curve, Plan, plan
-from .settings import Settings, nulls
+from .settings import Settings, read_nulls
 from .sweep import sums
 
 __all__ = [
@@ -36,9 +36,9 @@ __all__ = [
     "ablate",
     "gathered",
     "job",
-    "nulls",
     "plan",
     "prepare",
+    "read_nulls",
     "spans",
     "sums",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..recordings import Recording
 from ..runtime import Engine
 from . import data as placing
 from . import metrics, nulls, orders, statistics
+from .conditions import Conditions
 from .conditions import items as items_of
 from .data import Data
 from .metrics import Metric
@@ -117,6 +119,7 @@ def prepare(engine: Engine, recording: Recording, settings: Settings) -> Prepare
         found = orders.named(order, names)
     first = ranking(found, settings.end)
     conditions = _plan(recording, settings, names, first, strata)
+    Conditions(engine, evaluated, conditions, settings.seed)  # refuses methods before work begins
     return Prepared(
         settings, ranked, evaluated, texts, names, found, first, strata, conditions, metric,
         constant, constant_from,
@@ -176,7 +179,7 @@ def _width(engine: Engine, task: str | None) -> int:
 def _strata(site: str, size: int, *data: Data) -> Strata:
     """Put units into strata by all their spikes; other items, and traces, are one stratum."""
     if site != "units" or not isinstance(data[0].batch, SpikeBatch):
-        return Strata(np.zeros(size, np.int64), 0)
+        return Strata(np.zeros(size, np.int64))
     return by_rate(np.sum([orders.spikes(one) for one in data], 0).astype(np.int64))
 
 
@@ -373,14 +376,26 @@ def _drops(prepared: Prepared, found: Sums, weights: Floats) -> statistics.Drops
     conditions = prepared.plan
     labels, names = np.array(conditions.labels), np.array(conditions.names)
     own = np.flatnonzero((names == RANKED) & (labels != ""))
-    others = None
-    if prepared.settings.kind == "groups" and prepared.settings.nulls:
-        # All nulls together: each group is tested against the hardest, rate-matched where there is.
-        null = "rate" if "rate" in prepared.settings.nulls else "random"
+    others, null = None, _null(prepared.settings)
+    if null:
         others = [found.curves[(names == null) & (labels == label), 0] for label in labels[own]]
     return statistics.drops(
         prepared.metric, found.curves[0, 0], found.curves[own, 0], weights, others
     )
+
+
+def _null(settings: Settings) -> str:
+    """Name the null that groups are tested against, the stricter one if there are two."""
+    return next((null for null in ("rate", "random") if null in settings.nulls), "")
+
+
+def _sets(null: str, members: NDArray[np.int64], strata: Strata) -> int:
+    """Count the sets of units that a null can give for a group."""
+    if not null:
+        return 0
+    of = strata.of if null == "rate" else np.zeros_like(strata.of)
+    found = map(math.comb, np.bincount(of).tolist(), np.bincount(of[members]).tolist())
+    return min(MANY, math.prod(found))
 
 
 def _choices(prepared: Prepared) -> dict[str, Any]:
@@ -401,6 +416,7 @@ def _choices(prepared: Prepared) -> dict[str, Any]:
         "trials": target.trials or "",
         "rank_on": prepared.spans[0],
         "eval_on": prepared.spans[1],
+        "overlap": placing.overlap(prepared.ranked.spans, prepared.evaluated.spans) is not None,
         "seed": settings.seed,
     }
 
@@ -469,14 +485,20 @@ def _tests_table(
         own = [i for i, label in enumerate(conditions.labels) if label]
         labels = list(dict.fromkeys(conditions.labels[i] for i in own))
         count, width = drops.drop.shape
-        sizes = {conditions.labels[i]: int(conditions.removed[i, 0]) for i in own}
+        first = [conditions.labels.index(label) for label in labels]
+        members = [conditions.order[i, : conditions.removed[i, 0]] for i in first]
+        null = _null(prepared.settings)
+        sets = [_sets(null, some, prepared.strata) for some in members]
         return {
             "condition": np.repeat(np.array(labels), width),
-            "items": np.repeat([sizes[label] for label in labels], width),
+            "items": np.repeat([len(some) for some in members], width),
             "dimension": np.tile(np.array(dimensions), count),
             "drop": drops.drop.reshape(-1),
             "low": drops.low.reshape(-1),
             "high": drops.high.reshape(-1),
+            "null": np.full(count * width, null),
+            "rankings": np.full(count * width, prepared.settings.nulls.get(null, 0)),
+            "distinct": np.repeat(np.array(sets, np.float64), width),
             "p": drops.p.reshape(-1),
             "q": drops.q.reshape(-1),
         }
@@ -546,7 +568,7 @@ def _meta(
         "items": len(prepared.items),
         "conditions": len(prepared.plan),
         "unit_dropout_in_training": dropout,
-        "strata": {"sizes": prepared.strata.sizes, "joined": prepared.strata.merged},
+        "strata": {"sizes": prepared.strata.sizes, "widest": prepared.strata.widest},
         "constant": {"says": prepared.constant.tolist(), "from": prepared.constant_from},
         "ranked_on": _about(ranked),
         "evaluated_on": _about(evaluated) | {"blocks": len(found.samples)},

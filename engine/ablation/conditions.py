@@ -128,7 +128,8 @@ class Conditions:
         found = self.engine.run(none).prediction
         if isinstance(found, dict):  # of the queries that are there alone
             return found[str(self.data.task)]
-        return found[0, self.data.asked[window]]
+        answers: NDArray[Any] = found[0, self.data.asked[window]]
+        return answers
 
     # ---- units ----
 

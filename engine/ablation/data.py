@@ -138,22 +138,26 @@ def stretches(recording: Recording, name: str) -> list[Interval]:
     return list(zip(where.start.tolist(), where.stop.tolist(), strict=True))
 
 
+def overlap(ranked: Sequence[Interval], evaluated: Sequence[Interval]) -> Interval | None:
+    """Return the first time that two sets of stretches share."""
+    both = ((max(a[0], b[0]), min(a[1], b[1])) for a in ranked for b in evaluated)
+    return next((each for each in both if each[0] < each[1]), None)
+
+
 def check_disjoint(ranked: Sequence[Interval], evaluated: Sequence[Interval]) -> None:
     """Refuse data to rank on that are among those to evaluate on.
 
     Raises:
         AttendriteError: With the time they share.
     """
-    for a in ranked:
-        for b in evaluated:
-            start, stop = max(a[0], b[0]), min(a[1], b[1])
-            if start < stop:
-                raise errors.must(
-                    "time to rank on and time to evaluate on",
-                    "be disjoint",
-                    f"{start:g} to {stop:g} s in both",
-                    "name other stretches, or allow the overlap and read the curve with care",
-                )
+    shared = overlap(ranked, evaluated)
+    if shared is not None:
+        raise errors.must(
+            "time to rank on and time to evaluate on",
+            "be disjoint",
+            f"{shared[0]:g} to {shared[1]:g} s in both",
+            "name other stretches, or allow the overlap and read the curve with care",
+        )
 
 
 def place(

@@ -37,6 +37,7 @@ class Settings:
         metric: Its name, or a callable ``f(true, decoded)``; see :mod:`.metrics`.
         nulls: Name to number of rankings. ``random``: any order; ``rate``: units exchanged within
             strata of firing rate; ``count``: as many spikes, of any units; ``bottom``: reversed.
+            Groups have ``random`` or ``rate``, and single conditions none.
         rank_on: Time to rank on, as :func:`attendrite.ablation.spans` reads it; default the
             bundle's training time, or odd tenths of the recording.
         eval_on: Time to evaluate on; default the bundle's test time, or even tenths.
@@ -81,8 +82,11 @@ class Settings:
                 raise errors.must(f"rankings of the null {name!r}", "be at least 1", count)
             if name in ("rate", "count") and self.site != "units":
                 raise errors.must(f"nulls of {self.site}", "be random or bottom", name)
-        if self.kind != "nested" and set(self.nulls) - {"random", "rate"}:
-            raise errors.must("nulls of single conditions", "be random or rate", [*self.nulls])
+        if self.kind == "groups" and set(self.nulls) - {"random", "rate"}:
+            raise errors.must("nulls of groups", "be random or rate", [*self.nulls])
+        if self.kind == "single" and self.nulls:
+            raise errors.must("nulls of single conditions", "be none", [*self.nulls],
+                              "random or rate are of groups")  # fmt: skip
         if self.seed < 0:
             raise errors.must("seed", "be at least 0", self.seed)
         if self.resamples < 100:
@@ -108,7 +112,7 @@ class Settings:
         return getattr(self.metric, "__name__", type(self.metric).__name__)
 
 
-def nulls(text: str) -> dict[str, int]:
+def read_nulls(text: str) -> dict[str, int]:
     """Read ``NAME:COUNT,NAME,...``, or ``none``.
 
     Raises:

@@ -60,6 +60,7 @@ class Sweep:
         constant: What the predictor says that always says the same, ``[D]``.
         seed: Of replaced and thinned spikes.
         memory: Bytes that conditions may take at a time.
+        per_shard: Blocks of a shard; counted where the job is made, the same for all workers.
     """
 
     bundle: Bundle
@@ -74,6 +75,11 @@ class Sweep:
     seed: int
     memory: int
     _engine: Engine | None = field(default=None, repr=False)
+    per_shard: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        windows = len(self.data) / self.data.blocks
+        self.per_shard = max(1, int(TAILS / (len(self.plan) * windows)))
 
     @classmethod
     def of(
@@ -96,15 +102,9 @@ class Sweep:
         return self.__dict__ | {"_engine": None}
 
     @property
-    def _per_shard(self) -> int:
-        """Blocks of a shard."""
-        windows = len(self.data) / self.data.blocks
-        return max(1, int(TAILS / (len(self.plan) * windows)))
-
-    @property
     def shards(self) -> int:
         """Number of shards."""
-        return -(-self.data.blocks // self._per_shard)
+        return -(-self.data.blocks // self.per_shard)
 
     def identity(self) -> Mapping[str, Any]:
         """Return everything that decides the result."""
@@ -129,8 +129,8 @@ class Sweep:
                 self.bundle, self.executor, self.device, self.dtype, self.threads or 1
             )
         conditions = Conditions(self._engine, self.data, self.plan, self.seed, self.memory)
-        first = shard * self._per_shard
-        blocks = range(first, min(first + self._per_shard, self.data.blocks))
+        first = shard * self.per_shard
+        blocks = range(first, min(first + self.per_shard, self.data.blocks))
         start, stop = np.searchsorted(self.data.block, [blocks[0], blocks[-1] + 1]).tolist()
         found = conditions.run(start, stop)
         block = self.data.block[start:stop]
@@ -171,8 +171,8 @@ def sums(results: Iterator[Mapping[str, NDArray[Any]]]) -> Sums:
 
 
 def _arrays(named: Mapping[str, Any]) -> Iterator[bytes]:
-    """Give names and contents of arrays, for a hash."""
-    for name, value in named.items():
+    """Give names and contents of arrays, for a hash: by name, since safetensors has no order."""
+    for name, value in sorted(named.items()):
         if value is None or name == "batch":
             continue
         array = np.ascontiguousarray(value)

@@ -35,7 +35,7 @@ FIXED = {  # choices that have no option
     "to all tokens of each window would give",
     "queries": "one at each latent time",
     "reliability": f"odd against even of up to {units.BLOCKS} blocks of time",
-    "strata": "octaves of spike count; those below 3 units joined to a neighbour",
+    "strata": "neighbours in spike count, cut at the largest gaps, 3 units or more",
     "p": "(1 + nulls at least as large) / (1 + null_size), one side",
 }
 BESIDE = ("sum_spikes", "lift_spikes", "rollout_lift")  # also given of the untrained models

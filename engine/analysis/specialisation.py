@@ -36,7 +36,7 @@ class Specialisation:
         null: Mean of the null, its 5th and 95th percentile.
         distinct: Distinct permutations.
         strata: Units of each stratum of rate, from the slowest.
-        merged: Strata that were too small and joined a neighbour.
+        widest: Ratio of the fastest to the slowest unit of a stratum, at most.
         verdict: ``tested``, or why not.
     """
 
@@ -46,7 +46,7 @@ class Specialisation:
     null: tuple[float, float, float]
     distinct: int
     strata: list[int]
-    merged: int
+    widest: float
     verdict: str
 
 
@@ -76,7 +76,7 @@ def specialisation(
         why = "not testable: " + ("one head" if heads < 2 else "a head attends to no unit")
         unknown = (math.nan, math.nan, math.nan)
         return Specialisation(
-            math.nan, math.nan, math.nan, unknown, distinct, strata.sizes, strata.merged, why
+            math.nan, math.nan, math.nan, unknown, distinct, strata.sizes, strata.widest, why
         )
     value = shares.divergence(parts)
     null = np.zeros(rounds)
@@ -90,6 +90,6 @@ def specialisation(
         (float(null.mean()), float(np.quantile(null, 0.05)), float(np.quantile(null, 0.95))),
         distinct,
         strata.sizes,
-        strata.merged,
+        strata.widest,
         shares.verdict(distinct, "too few units"),
     )

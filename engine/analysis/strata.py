@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SMALLEST = 3
+SMALLEST = 3  # units of a stratum
+ALIKE = 1.25  # rates that differ by less need no more strata
+SILENT = 0.5  # spikes that a silent unit counts as
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,11 @@ class Strata:
 
     Attributes:
         of: Stratum of each unit, ``[U]``, int64, from the slowest.
-        merged: How many strata were too small and joined a neighbour.
+        widest: How many times faster the fastest unit of a stratum is than its slowest, at most.
     """
 
     of: NDArray[np.int64]
-    merged: int
+    widest: float = 1.0
 
     @property
     def sizes(self) -> list[int]:
@@ -37,23 +39,28 @@ class Strata:
 
 
 def by_rate(tokens: NDArray[np.int64]) -> Strata:
-    """Put units into octaves of their number of spikes; silent units are one stratum.
+    """Put units into strata by their number of spikes, as narrow as three units each allow.
 
-    An octave of fewer than three units joins its neighbour of fewer units, from the slowest up.
+    All units in their order are cut in two at the largest gap (of the logarithm) that leaves three
+    on either side, and so are the parts, until rates in a part differ by less than a quarter.
+    Strata of fixed width would let a null exchange units whose rates still differ: where importance
+    follows rate, it then rejects too often (docs/calibration.md).
 
     Args:
         tokens: Spikes of each unit, ``[U]``.
     """
-    octave = np.where(tokens > 0, np.floor(np.log2(np.maximum(tokens, 1))), -1).astype(np.int64)
-    groups = [np.flatnonzero(octave == o) for o in np.unique(octave)]
-    before = len(groups)
-    while len(groups) > 1 and min(map(len, groups)) < SMALLEST:
-        i = next(i for i, group in enumerate(groups) if len(group) < SMALLEST)
-        beside = [j for j in (i - 1, i + 1) if 0 <= j < len(groups)]
-        j = min(beside, key=lambda j: len(groups[j]))
-        groups[min(i, j)] = np.concatenate([groups[min(i, j)], groups[max(i, j)]])
-        del groups[max(i, j)]
-    of = np.zeros(len(tokens), np.int64)
-    for stratum, members in enumerate(groups):
-        of[members] = stratum
-    return Strata(of, before - len(groups))
+    order = np.argsort(tokens, kind="stable")
+    rates = np.maximum(tokens[order], SILENT)
+    gaps = np.diff(np.log(rates))
+    of, widest = np.zeros(len(tokens), np.int64), 1.0
+    left, count = [(0, len(tokens))], 0
+    while left:
+        first, stop = left.pop()
+        ratio = float(rates[stop - 1] / rates[first])
+        if ratio <= ALIKE or stop - first < 2 * SMALLEST:
+            of[order[first:stop]] = count
+            widest, count = max(widest, ratio), count + 1
+            continue
+        cut = first + SMALLEST + int(np.argmax(gaps[first + SMALLEST - 1 : stop - SMALLEST]))
+        left += [(cut, stop), (first, cut)]  # the slower part comes next
+    return Strata(of, widest)

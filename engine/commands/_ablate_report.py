@@ -35,7 +35,7 @@ DPI = 150
 
 def write(folder: Path, found: Ablation) -> None:
     """Write the figures as PNG and the report, which holds them."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE | {"text.parse_math": False}):  # names may hold dollars
         figures = {"curve": curves(found) if found.curve is not None else singles(found)}
         figures["items"] = items(found)
         for name, figure in figures.items():
@@ -46,8 +46,9 @@ def write(folder: Path, found: Ablation) -> None:
     report.write(
         folder / "report.html",
         f"What {meta['bundle']} loses without its {meta['choices']['site']}",
-        f"{meta['recording']}: {meta['conditions']} conditions on {where['windows']} windows of "
-        f"time that was not ranked on ({where['samples']} samples in {where['blocks']} blocks). "
+        f"{meta['recording']}: {meta['conditions']} conditions on {where['windows']} windows "
+        f"({where['samples']} samples in {where['blocks']} blocks) of time that was "
+        f"{'also' if meta['choices']['overlap'] else 'not'} ranked on. "
         "Removal asks what the model does without a part, not whether the brain needs it.",
         _sections(found, drawn),
         f"attendrite {__version__}; model family {meta['family']}, executor {meta['executor']}; "
@@ -79,9 +80,9 @@ def curves(found: Ablation) -> Figure:
     left.plot(x, curve.values[:, MEAN], color=COLOURS["ranked"], lw=2, label=SAID["ranked"])
     left.axhline(curve.baseline.constant[MEAN], color=INK, lw=0.8, ls=":",
                  label="knows nothing")  # fmt: skip
-    if found.blind is not None:
-        left.axhline(found.blind.value[MEAN], color=SOFT, lw=0.8, ls="-.", label="no spikes")
     _bound(left, curve.values[:, MEAN], curve.baseline)
+    if found.blind is not None and left.get_ylim()[0] < found.blind.value[MEAN]:
+        left.axhline(found.blind.value[MEAN], color=SOFT, lw=0.8, ls="-.", label="no spikes")
     choices = found.meta["choices"]
     left.set_ylabel(f"{_metric(choices['metric'])} of {choices['series']}")
     left.set_xlabel(f"{choices['site']} {'kept' if choices['from'] == 'keep' else 'removed'}")
@@ -105,8 +106,10 @@ def _areas(panel: Axes, found: Ablation, tested: list[str]) -> None:
         panel.hlines(i, low, high, color=COLOURS[name], lw=6, alpha=0.35)
         panel.plot([median], [i], "o", color=COLOURS[name], ms=7)
         verdict = comparison.verdict[MEAN]
-        panel.text(0.0, i + 0.22, f"{SAID[name]}: p {comparison.p[MEAN]:.3g}, {verdict}",
-                   transform=panel.get_yaxis_transform(), fontsize=8.5, color=INK)  # fmt: skip
+        p = _number(comparison.p[MEAN])
+        said = f"{SAID[name]}: {f'p {p}, ' if p else ''}{verdict}"
+        panel.text(0.0, i + 0.22, said, transform=panel.get_yaxis_transform(), fontsize=8.5,
+                   color=INK, bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
     panel.set_yticks([])
     panel.spines["left"].set_visible(False)
     panel.set_ylim(-0.6, max(len(tested), 1) - 0.2)
@@ -127,10 +130,12 @@ def singles(found: Ablation) -> Figure:
     panel.axvline(0, color=SOFT, lw=0.8)
     panel.hlines(at, tests["low"][rows], tests["high"][rows], color=COLOURS["rate"], lw=2)
     panel.plot(tests["drop"][rows], at, "o", color=COLOURS["ranked"], ms=5)
-    names = [str(tests["condition"][i]).rsplit("/", 1)[-1] for i in rows]
-    panel.set_yticks(at, names)
+    choices = found.meta["choices"]
+    site = choices["site"] if choices["conditions"] == "single" else "groups"
+    panel.set_yticks(at, _names(site, tests["condition"][rows]))
+    panel.set_ylim(-len(rows) + 0.5, 0.5)
     panel.tick_params(axis="y", length=0, labelsize=8)
-    panel.set_xlabel(f"loss of {_metric(found.meta['choices']['metric'])} (95 % interval)")
+    panel.set_xlabel(f"loss of {_metric(choices['metric'])} (95 % interval)")
     return figure
 
 
@@ -143,13 +148,19 @@ def items(found: Ablation) -> Figure:
     panel = figure.subplots()
     panel.bar(at, table["score"][order], 0.8, color=COLOURS["rate"])
     if len(order) <= SHOWN:
-        names = [str(table["item"][i]).rsplit("/", 1)[-1] for i in order]
+        names = _names(found.meta["choices"]["site"], table["item"][order])
         panel.set_xticks(at, names, rotation=90 if len(names) > 8 else 0, fontsize=8)
     panel.tick_params(axis="x", length=0)
     panel.margins(x=0.01)
-    panel.set_ylabel(found.meta["choices"]["order"])
-    panel.set_xlabel(f"{found.meta['choices']['site']}, most important first")
+    choices = found.meta["choices"]
+    panel.set_ylabel("score")
+    panel.set_xlabel(f"{choices['site']} by {choices['order']}, the most important first")
     return figure
+
+
+def _names(site: str, names: NDArray[np.str_]) -> list[str]:
+    """Name units without what they have in common; other things whole."""
+    return [name.rsplit("/", 1)[-1] if site == "units" else name for name in names.tolist()]
 
 
 def _axis(found: Ablation) -> NDArray[np.int64]:
@@ -189,7 +200,8 @@ def _sections(found: Ablation, drawn: dict[str, str]) -> list[Section]:
         Section(
             "Ranking",
             (f"{meta['choices']['site'].capitalize()} by {meta['choices']['order']}, ranked on "
-             f"{meta['ranked_on']['windows']} windows of other time.",),
+             f"{meta['ranked_on']['windows']} windows of "
+             f"{'overlapping' if meta['choices']['overlap'] else 'other'} time.",),
             [Picture("Score of each, the most important first.", drawn["items"]),
              _item_table(found)],
         ),
@@ -210,12 +222,13 @@ def _caption(found: Ablation) -> str:
 def _texts(found: Ablation) -> list[str]:
     meta = found.meta
     base, blind = meta["baseline"], meta["without_spikes"]
-    metric = _metric(meta["choices"]["metric"])
+    metric, ends = _metric(meta["choices"]["metric"]), ("low", "high")
     out = [
         f"{metric} with everything there: {_number(base['value'][MEAN])}; of a predictor that "
         f"always says the same ({meta['constant']['from']}): {_number(base['constant'][MEAN])}; "
-        f"gain {_number(base['gain'][MEAN])} "
-        f"[{_number(base['low'][MEAN])}, {_number(base['high'][MEAN])}]."
+        f"gain {_number(base['gain'][MEAN])}"
+        + ("" if base["note"] else f" [{', '.join(_number(base[x][MEAN]) for x in ends)}]")
+        + "."
     ]
     if base["note"]:
         out.append(f"No intervals: {base['note']}.")
@@ -235,16 +248,15 @@ def _texts(found: Ablation) -> list[str]:
         out.append(
             "The bundle does not say whether units were dropped in training."
             if dropout is None
-            else f"Unit dropout in training: {dropout:g}."
+            else f"Unit dropout in training: {dropout}."
             + (" The model never met missing units: the curve is also of that surprise."
                if dropout == 0 else "")
         )  # fmt: skip
     if "rate" in found.comparisons:
         strata = meta["strata"]
         out.append(
-            f"Strata of rate: {', '.join(map(str, strata['sizes']))} units"
-            + (f"; {strata['joined']} too small ones joined a neighbour." if strata["joined"]
-               else ".")
+            f"Strata of rate: {', '.join(map(str, strata['sizes']))} units, whose rates differ by "
+            f"up to {strata['widest']:.2g} times."
         )  # fmt: skip
     return out
 

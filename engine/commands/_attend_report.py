@@ -300,8 +300,8 @@ def _model_table(found: Analysis) -> Table:
         rows.append(TableRow(cells, "" if own is found.trained else "control"))
     drawn = found.trained.specialisation
     caption = (
-        f"Strata of rate (octaves of the number of spikes, from the slowest): {drawn.strata} "
-        f"units; {drawn.merged} had fewer than three and joined a neighbour."
+        f"Strata of rate (neighbours in number of spikes, from the slowest): {drawn.strata} "
+        f"units; rates of a stratum differ by up to {drawn.widest:.2g} times."
     )
     return Table(caption, head, rows)
 

@@ -16,7 +16,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import json
 import math
@@ -29,6 +28,7 @@ from .. import errors
 from ..files import written_whole
 from ..recordings import read
 from . import _options, _workers
+from ._tables import as_json, write_csv
 
 if TYPE_CHECKING:
     from ..ablation import Ablation, Settings
@@ -58,7 +58,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--spacing", type=float, metavar="S", help="seconds between decoded values")
     add("--task", metavar="NAME", help="which read-out, for a model with several")
     where = parser.add_argument_group("on which time", "TIME is training, validation or test (as "
-        "the bundle was trained), even or odd (tenths of the recording), the name of intervals of "
+        "the bundle was trained), even or odd\n(tenths of the recording), the name of intervals of "
         "the recording, or START-STOP,... in seconds")  # fmt: skip
     add = where.add_argument
     add("--rank-on", metavar="TIME", help="default training time, else odd tenths")
@@ -80,7 +80,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="remove: START and END too, as if never recorded; silence: the spikes; shuffle_time: "
         "spikes at random times; mean_rate: random spikes at the mean rate; "
         "default %(default)s")  # fmt: skip
-    add("--points", metavar="K,K,...", help="numbers removed; default all up to 50, else about 40")
+    add("--points", metavar="K,K,...", help="numbers removed (with keep: kept); default all up to "
+        "50, else about 40")  # fmt: skip
     tests = parser.add_argument_group("nulls and intervals")
     add = tests.add_argument
     add("--null", metavar="NAME:R,...",
@@ -123,16 +124,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    from ..ablation import Settings, Target, nulls
+    from ..ablation import Settings, Target, read_nulls
 
     if options.null is not None:
-        given = nulls(options.null)
+        given = read_nulls(options.null)
     elif options.conditions == "single":
         given = {}
     else:
-        given = nulls("random,rate" if options.site == "units" else "random")
+        given = read_nulls("random,rate" if options.site == "units" else "random")
         if options.conditions == "nested":
-            given |= nulls("bottom")
+            given |= read_nulls("bottom")
     points = None
     if options.points is not None:
         try:
@@ -171,40 +172,16 @@ def write(folder: Path, found: Ablation) -> dict[str, Any]:
 
     for name, table in found.tables.items():
         with written_whole(folder / f"{name}.csv") as beside:
-            _csv(beside, table)
+            columns = [column.tolist() for column in table.values()]
+            write_csv(beside, table, zip(*columns, strict=True))
         if all(importlib.util.find_spec(package) for package in ("pandas", "pyarrow")):
             with written_whole(folder / f"{name}.parquet") as beside:
                 found.frame(name).to_parquet(beside, index=False)
-    facts: dict[str, Any] = _plain(found.meta)
+    facts: dict[str, Any] = as_json(found.meta)
     with written_whole(folder / SUMMARY) as beside:
         beside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     _ablate_report.write(folder, found)
     return facts
-
-
-def _csv(path: Path, table: dict[str, Any]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(table)
-        columns = [[_cell(x) for x in column.tolist()] for column in table.values()]
-        writer.writerows(zip(*columns, strict=True))
-
-
-def _cell(value: Any) -> str:
-    """Write a number shortly; nothing for NaN."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.9g}"
-    return str(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(x) for name, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(x) for x in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _said(found: Ablation, out: Path) -> str:
@@ -214,26 +191,28 @@ def _said(found: Ablation, out: Path) -> str:
     meta, tests = found.meta, found.tables["tests"]
     choices, base = meta["choices"], meta["baseline"]
     name = choices["metric"]
-    low, high = base["low"][0], base["high"][0]
     lines = [
         f"{name} {base['value'][0]:.3f} with all {meta['items']} {choices['site']}; "
-        f"knowing nothing {base['constant'][0]:.3f}; "
-        f"gain {base['gain'][0]:.3f} [{low:.3f}, {high:.3f}]"
-        + ("" if base["testable"][0] else ": not testable")
+        f"knowing nothing {base['constant'][0]:.3f}; gain {base['gain'][0]:.3f}"
+        + _between(base["low"][0], base["high"][0])
+        + ("" if base["testable"][0] else f": not testable; {base['note']}".rstrip("; "))
     ]
+    if choices["overlap"]:
+        lines.append("ranked on time that is evaluated on: read it with care")
     if meta["without_spikes"] is not None:
         blind = meta["without_spikes"]
         said = "reads the answer off its clock" if blind["testable"][0] else "at chance"
         lines.append(f"{name} {blind['value'][0]:.3f} without any spike: {said}")
     if found.curve is not None:
         half = found.curve.half_loss[0]
-        lines.append(
-            "half of the gain is "
-            + ("never lost" if math.isnan(half) else f"lost from {half:.0f} removed on")
-        )
+        if base["testable"][0]:
+            lines.append(
+                "half of the gain is "
+                + ("never lost" if math.isnan(half) else f"lost from {half:.0f} removed on")
+            )
         rows = [
-            [tests["null"][i], f"{tests['rankings'][i]}", f"{tests['area'][i]:.3g}",
-             f"{tests['null_median'][i]:.3g}", f"{tests['p'][i]:.3g}", tests["verdict"][i]]
+            [tests["null"][i], f"{tests['rankings'][i]}", _short(tests["area"][i]),
+             _short(tests["null_median"][i]), _short(tests["p"][i]), tests["verdict"][i]]
             for i in np.flatnonzero(tests["dimension"] == "mean")
         ]  # fmt: skip
         if rows:
@@ -244,8 +223,8 @@ def _said(found: Ablation, out: Path) -> str:
         some = some[np.argsort(-tests["drop"][some], kind="stable")][:8]
         rows = [
             [errors.plain(str(tests["condition"][i])), f"{tests['items'][i]}",
-             f"{tests['drop'][i]:.3g} [{tests['low'][i]:.3g}, {tests['high'][i]:.3g}]",
-             "" if math.isnan(tests["q"][i]) else f"{tests['q'][i]:.3g}"]
+             _short(tests["drop"][i]) + _between(tests["low"][i], tests["high"][i]),
+             _short(tests["q"][i])]
             for i in some
         ]  # fmt: skip
         lines += ["", plain_table(["removed", choices["site"], f"loss of {name}", "q"], rows)]
@@ -253,3 +232,11 @@ def _said(found: Ablation, out: Path) -> str:
     lines += ["", f"{meta['conditions']} conditions on {where['windows']} windows in "
               f"{where['blocks']} blocks; written to {out}"]  # fmt: skip
     return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3g}"
+
+
+def _between(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f" [{low:.3g}, {high:.3g}]"

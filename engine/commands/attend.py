@@ -12,7 +12,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 from dataclasses import asdict
@@ -25,6 +24,7 @@ from .. import errors
 from ..files import folder_written_whole
 from ..recordings import Recording, read
 from . import _options
+from ._tables import as_json, write_csv
 
 if TYPE_CHECKING:
     from ..analysis import Analysis
@@ -151,43 +151,19 @@ def summary(found: Analysis, engine: Engine, recording: Recording) -> dict[str, 
         "recording": recording.session,
         "units": len(recording.unit_ids),
     }
-    facts: dict[str, Any] = _plain(about | found.meta | {"models": models})
+    facts: dict[str, Any] = as_json(about | found.meta | {"models": models})
     return facts
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(x) for name, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(x) for x in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write(folder: Path, found: Analysis, facts: dict[str, Any], recording: Recording) -> None:
     from . import _attend_report
 
     names = list(found.units)
-    _csv(folder / "units.csv", names, zip(*found.units.values(), strict=True))
+    write_csv(folder / "units.csv", names, zip(*found.units.values(), strict=True))
     head = list(found.heads[0])
-    _csv(folder / "heads.csv", head, ([row[name] for name in head] for row in found.heads))
+    write_csv(folder / "heads.csv", head, ([row[name] for name in head] for row in found.heads))
     (folder / SUMMARY).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     _attend_report.write(folder, found, facts, recording)
-
-
-def _csv(path: Path, head: list[str], rows: Any) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows([_cell(x) for x in row] for row in rows)
-
-
-def _cell(value: Any) -> str:
-    """Write a number shortly; nothing for NaN."""
-    if isinstance(value, float | np.floating):
-        return "" if math.isnan(value) else f"{value:.9g}"
-    return str(value)
 
 
 def _said(found: Analysis, out: Path) -> str:
