@@ -1,14 +1,15 @@
 """Nested ablation: 100 conditions on many trials, by merging and by filtering and running again.
 
-``ablation/poyo_d64``: dim 64, depth 2, 32 latents, 200 trials; ``ablation/poyo_small``: the 1.3 M
-shape, 20 trials, since a trial costs every implementation the same however many there are. Windows
-of 1 s, 200 units at 10 Hz, 20 queries; condition ``c`` removes the first ``2 c`` units of a rank.
+``ablation/poyo_d64``: dim 64, depth 2, 32 latents, 50 trials; ``ablation/poyo_small``: the 1.3 M
+shape, 10 trials. A trial costs every implementation the same however many there are: 200 of them
+would only take longer. Windows of 1 s, 200 units at 10 Hz, 20 queries; condition ``c`` removes the
+first ``2 c`` units of a ranking.
 ``torch_brain`` leaves the tokens of removed units out, pads again and runs its model, in batches of
 the size that was fastest in a trial run. ``+tails`` of ours is what follows the encoder alone, for
 as many conditions: no implementation that runs the model for each of them can be faster.
 
-``ablation/demo``: 1000 random rankings, 20 conditions each, on 20 windows of the bundled recording
-of the linear track and its model. Predictions are held against filtering and running again with our
+``ablation/demo``: 1000 random rankings, 20 conditions each, on windows of the bundled recording of
+the linear track and its model. Predictions are held against filtering and running again with our
 reference in float64.
 """
 
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 
 SMALL = {"dim": 64, "depth": 2, "dim_head": 16, "cross_heads": 4, "self_heads": 4,
          "num_latents_per_step": 4}  # fmt: skip
-SHAPES = {"poyo_d64": (SMALL, 200), "poyo_small": (MODELS["poyo_small"], 20)}
+SHAPES = {"poyo_d64": (SMALL, 50), "poyo_small": (MODELS["poyo_small"], 10)}
 UNITS, RATE, CONDITIONS = 200, 10.0, 100
-RANKINGS, POINTS, WINDOWS = 1000, 20, 20
+RANKINGS, POINTS, WINDOWS = 1000, 20, 4
 SIZES = (1, 4, 16, 64)  # batches that the peer tries
 CHECKED = (0, 49, -1)  # conditions held against the reference
 
