@@ -1,8 +1,8 @@
 """Removal on the bundled track recording: ``python benchmarks/removal.py [-o FOLDER]``.
 
 ``attendrite ablate`` with its three nulls for each of the three models of the linear track, units
-by summed attention and by lift. Work comes in shards: stop it with Ctrl-C, go on with the same
-command. Rows, one for each model and order, go to ``benchmarks/results/removal.jsonl``; figure and
+by summed attention. Work comes in shards: stop it with Ctrl-C, go on with the same command. Rows,
+one for each model, go to ``benchmarks/results/removal.jsonl``; figure and
 tables of documents (``<!-- removal -->`` to ``<!-- end -->``) are made from rows, also with
 ``--rows``, which computes nothing.
 """
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 ROWS = RESULTS / "removal.jsonl"
 FIGURE = ROOT / "docs" / "removal.png"
 MARKED = re.compile(r"(<!-- removal -->\n).*?(<!-- end -->)", re.DOTALL)
-ORDERS = ("attention", "attention:lift")
+ORDER = "attention"
 NULLS = {"random": 200, "rate": 200, "count": 200, "bottom": 1}
 TESTED = ("random", "rate", "count")
 TARGET = Target("position", within="moving")
@@ -43,13 +43,13 @@ SAID = {"random": "any order", "rate": "units of the same rates", "count": "as m
 DIGITS = 4
 
 
-def measure(seed: int, order: str, folder: Path) -> Row:
-    """Ablate one model by one order."""
+def measure(seed: int, folder: Path) -> Row:
+    """Ablate one model."""
     engine = Engine(DATA / f"linear_track_{seed}", threads=1)
     recording = attendrite.read(DATA / "linear_track.npz")
-    settings = Settings(TARGET, order=order, nulls=NULLS)
+    settings = Settings(TARGET, order=ORDER, nulls=NULLS)
     folder.mkdir(parents=True, exist_ok=True)
-    own = folder / f"{seed}_{order.replace(':', '_')}"
+    own = folder / f"{seed}_{ORDER}"
     found = ablate(engine, recording, settings, folder=own, progress=True)
     assert found.curve is not None
     assert found.blind is not None
@@ -72,7 +72,6 @@ def measure(seed: int, order: str, folder: Path) -> Row:
     return {
         "suite": "removal",
         "seed": seed,
-        "order": order,
         "choices": found.meta["choices"],
         "items": found.meta["items"],
         "windows": found.meta["evaluated_on"]["windows"],
@@ -101,11 +100,10 @@ def rounded(values: Any) -> Any:
 
 
 def figure(rows: list[Row]) -> Figure:
-    """Draw removal by summed attention, a panel for each model."""
-    chosen = [row for row in rows if row["order"] == ORDERS[0]]
+    """Draw removal, a panel for each model."""
     made = Figure(figsize=(9.4, 3.5), layout="constrained")
-    panels = made.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
-    for panel, row in zip(panels, chosen, strict=True):
+    panels = made.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+    for panel, row in zip(panels, rows, strict=True):
         x = row["removed"]
         for name in TESTED:
             low, median, high = row["nulls"][name]
@@ -126,12 +124,11 @@ def figure(rows: list[Row]) -> Figure:
 
 def table(rows: list[Row]) -> str:
     """Return the table of documents, as Markdown."""
-    head = ["units by", "model", "R2 with all", "half lost from", "area lost"]
+    head = ["model", "R2 with all", "half lost from", "area lost"]
     head += [f"{SAID[name]}: area, p" for name in TESTED]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         line = [
-            "summed attention" if row["order"] == ORDERS[0] else "lift",
             str(row["seed"]),
             f"{row['baseline'][0]:.2f}",
             f"{row['half_loss']:.0f}",
@@ -160,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", action="store_true", help="compute nothing, use the rows")
     options = parser.parse_args(arguments)
     if not options.rows:
-        found = [measure(seed, order, options.out) for order in ORDERS for seed in SEEDS]
+        found = [measure(seed, options.out) for seed in SEEDS]
         ROWS.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     rows = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
     with matplotlib.rc_context(STYLE):

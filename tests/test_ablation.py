@@ -952,6 +952,21 @@ def test_windows_of_trials_lie_in_the_time_that_is_given(engine: Engine) -> None
         assert given.starts.max() + length(engine) <= 19.0
 
 
+def test_an_executor_without_parts_is_refused_before_work(bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime")
+    made = Engine(attendrite.export(bundle, tmp_path / "onnx", onnx=True), executor="onnx")
+    with pytest.raises(AttendriteError, match="use native or torch"):
+        prepare(made, recording(), Settings(TARGET, order="rate", nulls={}))
+
+
+def test_groups_have_verdicts(engine: Engine) -> None:
+    settings = Settings(TARGET, conditions="groups:area", nulls={"rate": 2}, resamples=100)
+    tests = ablate(engine, recording(), settings).frame("tests")
+    assert set(tests.verdict) <= {"not testable", "too few rankings"}
+    single = Settings(TARGET, conditions="single", nulls={}, resamples=100)
+    assert set(ablate(engine, recording(), single).frame("tests").verdict) == {""}
+
+
 # ---- the bundled recording ----
 
 

@@ -353,7 +353,7 @@ def gathered(engine: Engine, recording: Recording, prepared: Prepared, found: Su
         drops = _drops(prepared, found, weights)
     tables = {
         "curves": _curves_table(prepared, found, curve, before, dimensions),
-        "tests": _tests_table(prepared, comparisons, drops, dimensions),
+        "tests": _tests_table(prepared, comparisons, drops, before, dimensions),
         "items": _items_table(recording, prepared),
     }
     meta = _meta(engine, recording, prepared, found, before, blind, dimensions)
@@ -477,6 +477,7 @@ def _tests_table(
     prepared: Prepared,
     comparisons: dict[str, statistics.Comparison],
     drops: statistics.Drops | None,
+    before: statistics.Baseline,
     dimensions: list[str],
 ) -> dict[str, NDArray[Any]]:
     """One row for each null and dimension, or for each single condition and dimension."""
@@ -489,6 +490,14 @@ def _tests_table(
         members = [conditions.order[i, : conditions.removed[i, 0]] for i in first]
         null = _null(prepared.settings)
         sets = [_sets(null, some, prepared.strata) for some in members]
+        drawn = prepared.settings.nulls.get(null, 0)
+        verdicts = [
+            statistics.verdict(drops.q[i, e], bool(before.testable[e]), sets[i], drawn)
+            if null
+            else ""
+            for i in range(count)
+            for e in range(width)
+        ]
         return {
             "condition": np.repeat(np.array(labels), width),
             "items": np.repeat([len(some) for some in members], width),
@@ -497,10 +506,11 @@ def _tests_table(
             "low": drops.low.reshape(-1),
             "high": drops.high.reshape(-1),
             "null": np.full(count * width, null),
-            "rankings": np.full(count * width, prepared.settings.nulls.get(null, 0)),
+            "rankings": np.full(count * width, drawn),
             "distinct": np.repeat(np.array(sets, np.float64), width),
             "p": drops.p.reshape(-1),
             "q": drops.q.reshape(-1),
+            "verdict": np.array(verdicts, np.str_),
         }
     width, some = len(dimensions), list(comparisons.values())
 

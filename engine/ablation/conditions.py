@@ -53,7 +53,8 @@ class Conditions:
         memory: Bytes that conditions may take at a time, beside the model and one window.
 
     Raises:
-        AttendriteError: A method that the windows' kind of data does not have.
+        AttendriteError: A method that the windows' kind of data does not have, or an executor that
+            has no partial results.
     """
 
     def __init__(
@@ -66,6 +67,9 @@ class Conditions:
         if not isinstance(data.batch, SpikeBatch) and set(plan.methods) - {"remove"}:
             method = min(set(plan.methods) - {"remove"})
             raise errors.must("the method for fluorescence", "be remove", method)
+        if plan.site == "units":  # an executor that cannot says so before work begins
+            first = data.batch.part(0, 1)
+            engine.partials(first, self._tokens(first)[0], len(plan.items))
         encoder = engine.sites[0]
         config = engine.manifest.config
         steps = len(np.arange(0, float(config["sequence_length"]), float(config["latent_step"])))

@@ -299,7 +299,7 @@ def compare(
     areas = _area(removal, curves)
     p = p_value(found.area, areas, side, np.nan_to_num(np.abs(found.values)).max(0))
     verdicts = [
-        _verdict(*each, distinct, len(null))
+        verdict(*each, distinct, len(null))
         for each in zip(p.tolist(), found.baseline.testable.tolist(), strict=True)
     ]
     low, median, high = _quantiles(areas, (ALPHA, 0.5, 1 - ALPHA))
@@ -373,7 +373,15 @@ def p_value(value: Floats, null: Floats, side: str, scale: Floats) -> Floats:
     return np.where(np.isnan(value), np.nan, (1 + (~below).sum(0)) / (1 + len(null)))
 
 
-def _verdict(p: float, testable: bool, distinct: int, rankings: int) -> str:
+def verdict(p: float, testable: bool, distinct: int, rankings: int) -> str:
+    """Say in words what a p-value means; the first that holds, see :class:`Comparison`.
+
+    Args:
+        p: Of one dimension.
+        testable: Whether there is anything to lose.
+        distinct: Number of distinct rankings, or sets, that the null can give.
+        rankings: Number that were drawn.
+    """
     if not testable:
         return NOT_TESTABLE
     if np.isnan(p):

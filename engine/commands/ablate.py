@@ -87,7 +87,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--null", metavar="NAME:R,...",
         help="random, rate (units exchanged within strata of rate), count (as many spikes, of any "
         "units), bottom, or none; default random:200,rate:200,bottom (units), "
-        "random:200,bottom (others), none (single)")  # fmt: skip
+        "random:200,bottom (others), rate:200 (groups), none (single)")  # fmt: skip
     add("--resamples", type=int, default=2000, help="for intervals; default %(default)s")
     add("--seed", type=int, default=0, help="of everything drawn; default %(default)s")
     run_ = parser.add_argument_group("how it is run")
@@ -126,14 +126,11 @@ def run(options: argparse.Namespace) -> int:
 def _settings(options: argparse.Namespace) -> Settings:
     from ..ablation import Settings, Target, read_nulls
 
-    if options.null is not None:
-        given = read_nulls(options.null)
-    elif options.conditions == "single":
-        given = {}
-    else:
-        given = read_nulls("random,rate" if options.site == "units" else "random")
-        if options.conditions == "nested":
-            given |= read_nulls("bottom")
+    null = options.null
+    if null is None:
+        units = "random,rate,bottom" if options.site == "units" else "random,bottom"
+        kind = options.conditions.partition(":")[0]
+        null = {"single": "none", "groups": "rate"}.get(kind, units)
     points = None
     if options.points is not None:
         try:
@@ -155,7 +152,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         conditions=options.conditions,
         method=options.method,
         metric=options.metric,
-        nulls=given,
+        nulls=read_nulls(null),
         rank_on=options.rank_on,
         eval_on=options.eval_on,
         overlap=options.overlap,
