@@ -955,7 +955,7 @@ def test_windows_of_trials_lie_in_the_time_that_is_given(engine: Engine) -> None
 def test_an_executor_without_parts_is_refused_before_work(bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime")
     made = Engine(attendrite.export(bundle, tmp_path / "onnx", onnx=True), executor="onnx")
-    with pytest.raises(AttendriteError, match="use native or torch"):
+    with pytest.raises(AttendriteError, match="use executor native or torch"):
         prepare(made, recording(), Settings(TARGET, order="rate", nulls={}))
 
 
