@@ -16,7 +16,8 @@ never trained with units dropped meets input that it does not know; results say 
 
 from __future__ import annotations
 
-from ._ablate import Ablation, ablate, gathered, job, prepare
+from ._ablate import Ablation, ablate, gathered
+from ._prepare import job, prepare
 from .data import Data, Target, spans
 from .metrics import Metric
 from .orders import Order
