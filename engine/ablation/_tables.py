@@ -205,6 +205,7 @@ def facts(
     blind: statistics.Baseline | None,
     dimensions: list[str],
 ) -> dict[str, Any]:
+    """What was chosen and found, as JSON can hold it but for NaN."""
     settings, evaluated, ranked = prepared.settings, prepared.evaluated, prepared.ranked
     dropout = engine.manifest.training.get("unit_dropout")
     return {
