@@ -267,6 +267,11 @@ class Engine:
         with torch.inference_mode(), torch_threads(self.threads):
             return _arrays(self._masking.masked(self.model.inputs(batch), given))
 
+    @property
+    def masking(self) -> str:
+        """Name of the executor that runs :meth:`masked`."""
+        return self.executor if hasattr(self._executor, "masked") else "torch"
+
     @cached_property
     def _masking(self) -> Any:
         """The executor that has masks: the engine's own, or torch's with the same weights."""

@@ -556,6 +556,7 @@ def test_other_sites(engine: Engine, site: str, order: str) -> None:
                         rank_on="10-16", eval_on="20-32")  # fmt: skip
     got = ablate(engine, recording(), settings)
     assert got.curve is not None
+    assert (engine.executor, got.meta["executor"]) == ("native", "torch")  # which has the masks
     assert len(got.prepared.items) == len(items(engine, site, np.array([], np.str_)))
     assert np.ptp(got.curve.values[:, 0]) > 0
 

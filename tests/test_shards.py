@@ -276,6 +276,7 @@ def test_a_folder_of_something_else_is_refused(text: str, tmp_path: Path) -> Non
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(AttendriteError, match=r"choose another folder$"):
         shards.run(Noise(tmp_path), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 # Shares and processes that share a folder

@@ -461,6 +461,16 @@ class TestRefusals:
     def engine(self, bundles: dict[str, Path]) -> Engine:
         return Engine(bundles["poyo"], executor="torch")
 
+    def test_any_strides_are_taken(self, engine: Engine) -> None:
+        """An axis of one item is contiguous whatever its stride, which torch does not take."""
+        given = batch("poyo").part(0, 1)
+        site, latents = engine.sites[0], len(engine.model.layers.latent_times[0])  # type: ignore[attr-defined]
+        rng = np.random.default_rng(0)
+        encoded = rng.normal(size=(1, 1, site.heads, latents, site.width)).astype(np.float32)
+        turned = encoded[::-1]
+        assert turned.strides[0] < 0
+        np.testing.assert_array_equal(engine.tails(given, turned), engine.tails(given, encoded))
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [

@@ -211,7 +211,7 @@ def facts(
     return {
         "bundle": engine.manifest.name,
         "family": engine.family,
-        "executor": engine.executor,
+        "executor": engine.executor if settings.site == "units" else engine.masking,
         "device": engine.device,
         "dtype": engine.dtype,
         "recording": recording.session,

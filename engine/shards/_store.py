@@ -50,12 +50,13 @@ class Store:
             raise errors.must("the identity of a job", "be plain JSON", str(error)) from None
         if not folder.parent.is_dir():
             raise errors.must(f"the folder of {folder}", "exist", "none", "make it first")
-        (folder / "shards").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         path = folder / "run.json"
         if not path.exists():
             with written_whole(path) as beside:
                 beside.write_text(json.dumps(about, sort_keys=True, indent=1) + "\n", "utf-8")
         _check_same(path, json.loads(text))
+        (folder / "shards").mkdir(exist_ok=True)
         return cls(folder, hashlib.sha256(text.encode()).hexdigest())
 
     def path(self, shard: int) -> Path:
