@@ -8,9 +8,9 @@ against the bundle by :meth:`check`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,23 +21,15 @@ from .kernels.tokenize_poyo import Tokens, tokenize_poyo, window_ranges
 from .recordings import Recording
 from .recordings._arrays import ArrayFile
 
-NO_TASK = ""
+NO_TASK = ""  # no query there
 
 
 class Batch(Protocol):
     """What every kind of input has."""
 
     @property
-    def session(self) -> NDArray[np.str_]:
-        """Session of each window, ``[B]``."""
-
-    @property
     def unit_ids(self) -> NDArray[np.str_]:
-        """Names of the units, ``[U]``."""
-
-    @property
-    def query_times(self) -> NDArray[np.float64]:
-        """When to decode, ``[B, Q]``."""
+        """Names of the units whose tokens are attended to, ``[U]``."""
 
     @property
     def query_task(self) -> NDArray[np.str_] | None:
@@ -164,7 +156,7 @@ class SpikeBatch:
         Raises:
             AttendriteError: With the first bad index.
         """
-        length = float(manifest.config["sequence_length"])
+        length = manifest.sequence_length
         bad = np.flatnonzero((self.times < 0) | (self.times >= length))
         if bad.size:
             raise errors.must(
@@ -314,7 +306,7 @@ class CalciumBatch:
         Raises:
             AttendriteError: With the first bad index.
         """
-        length = float(manifest.config["sequence_length"])
+        length = manifest.sequence_length
         bad = np.argwhere(((self.times < 0) | (self.times >= length)) & self.exists)
         if bad.size:
             b, t = (int(i) for i in bad[0])
@@ -356,8 +348,15 @@ class CalciumBatch:
         return frame, unit, lengths
 
 
-def read_arrays(path: str | Path, batch: type[SpikeBatch | CalciumBatch]) -> dict[str, Any]:
+WindowBatch: TypeAlias = SpikeBatch | CalciumBatch
+
+
+def read_arrays(path: str | Path, batch: type[Any]) -> dict[str, Any]:
     """Read the arrays of a run's input file; no pickled object is ever read.
+
+    Args:
+        path: The file.
+        batch: Dataclass whose fields the arrays are; those with a default may be missing.
 
     Raises:
         AttendriteError: Not an ``.npz`` file, damaged, or an array missing or unknown.
@@ -365,7 +364,7 @@ def read_arrays(path: str | Path, batch: type[SpikeBatch | CalciumBatch]) -> dic
     """
     path = Path(path)
     fields = batch.__dataclass_fields__
-    required = {name for name, field in fields.items() if field.default is not None}
+    required = {name for name, field in fields.items() if field.default is MISSING}
     try:
         file = ArrayFile(path)
         _check_fields(path, set(file.names), required, set(fields))
@@ -384,14 +383,14 @@ def _check_fields(path: Path, names: set[str], required: set[str], known: set[st
         errors.choice(f"array of {path}", name, sorted(known), "remove it")
 
 
-def _to_arrays(batch: SpikeBatch | CalciumBatch) -> None:
+def _to_arrays(batch: WindowBatch) -> None:
     """Take lists too; nothing is converted to another kind of number."""
     for name in batch.__dataclass_fields__:
         if getattr(batch, name) is not None:
             object.__setattr__(batch, name, np.asarray(getattr(batch, name)))
 
 
-def _check_names(batch: SpikeBatch | CalciumBatch) -> None:
+def _check_names(batch: WindowBatch) -> None:
     for name in ("unit_ids", "session", "query_task"):
         values = getattr(batch, name)
         if values is not None:
@@ -403,7 +402,7 @@ def _check_names(batch: SpikeBatch | CalciumBatch) -> None:
         raise errors.must("unit_ids", "be distinct", f"{str(ids[counts > 1][0])!r} twice")
 
 
-def _check_common(batch: SpikeBatch | CalciumBatch) -> None:
+def _check_common(batch: WindowBatch) -> None:
     _dtype("query_times", batch.query_times, "f8", "float64")
     errors.shape("query_times", batch.query_times, [len(batch), "Q"])
     errors.finite("query_times", batch.query_times)
@@ -444,7 +443,7 @@ def _check_sorted_in_windows(times: NDArray[np.float64], window: NDArray[np.inte
         raise errors.must("times", "be sorted within a window", got, "sort them first")
 
 
-def _check_vocabularies(batch: SpikeBatch | CalciumBatch, manifest: Manifest) -> None:
+def _check_vocabularies(batch: WindowBatch, manifest: Manifest) -> None:
     rows("unit", batch.unit_ids, manifest.units)
     rows("session", batch.session, manifest.sessions)
     if manifest.tasks and batch.query_task is None:
@@ -477,7 +476,7 @@ def rows(what: str, ids: NDArray[np.str_], vocabulary: Mapping[str, int]) -> NDA
     return np.array([vocabulary[str(i)] for i in ids], dtype=np.int64)
 
 
-def task_rows(batch: Batch, tasks: Sequence[Task]) -> NDArray[np.int64]:
+def task_rows(batch: WindowBatch, tasks: Sequence[Task]) -> NDArray[np.int64]:
     """Return the task id of each query, ``[B, Q]``; 0 where there is no query."""
     ids = {task.name: task.id for task in tasks} | {NO_TASK: 0}
     if batch.query_task is None:
@@ -487,7 +486,7 @@ def task_rows(batch: Batch, tasks: Sequence[Task]) -> NDArray[np.int64]:
     return np.array(flat, dtype=np.int64).reshape(batch.query_task.shape)
 
 
-def _common(batch: SpikeBatch | CalciumBatch, start: int, stop: int) -> dict[str, Any]:
+def _common(batch: WindowBatch, start: int, stop: int) -> dict[str, Any]:
     """Return the windows ``start..stop-1`` of the arrays that have one row per window."""
     names = ("session", "query_times", "window_units", "query_task")
     arrays = {name: getattr(batch, name) for name in names}

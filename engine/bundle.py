@@ -80,6 +80,17 @@ class Manifest:
     source: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def sequence_length(self) -> float:
+        """Length of the windows of time that the model reads, seconds.
+
+        Raises:
+            AttendriteError: It reads none, but images.
+        """
+        if "sequence_length" not in self.config:
+            raise errors.must("the model", "read windows of time", f"a {self.family} model")
+        return float(self.config["sequence_length"])
+
     def to_json(self) -> str:
         """Return the text of ``manifest.json``; the same manifest gives the same text."""
         table = {key: getattr(self, key) for key in self.__dataclass_fields__}

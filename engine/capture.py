@@ -37,7 +37,12 @@ STATISTICS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "head_output": {"head_output": ("window", "head", "query", "feature")},
 }
 NEED_UNITS = frozenset({"per_unit", "per_query_unit", "partials"})
+NEED_TIMES = frozenset({"lag"})
 TOKENS = ("all", "spikes")
+_LACKING = {
+    "latents": "site {} has latent keys, no units; ask per_key",
+    "patches": "site {} has patches for keys, no units or times; ask per_key",
+}
 AXES = {name: axes for arrays in STATISTICS.values() for name, axes in arrays.items()}
 
 
@@ -46,23 +51,27 @@ class Site:
     """A named attention layer.
 
     Attributes:
-        name: ``encoder``, ``processor.3``, ``decoder``.
+        name: ``encoder``, ``processor.3``, ``decoder``, ``block.0``.
         heads: Number of heads.
         width: Width of a head.
-        keys: What its keys are: ``"tokens"`` of units, or ``"latents"``.
+        keys: What its keys are: ``"tokens"`` of units, ``"latents"``, or ``"patches"`` of an image,
+            the class token before them.
         residual: Whether its queries are its keys, and are added to what is attended to.
     """
 
     name: str
     heads: int
     width: int
-    keys: Literal["tokens", "latents"]
+    keys: Literal["tokens", "latents", "patches"]
     residual: bool = False
 
     @property
     def statistics(self) -> tuple[str, ...]:
         """The statistics that this site admits."""
-        return tuple(s for s in STATISTICS if self.keys == "tokens" or s not in NEED_UNITS)
+        lacks = frozenset[str]() if self.keys == "tokens" else NEED_UNITS
+        if self.keys == "patches":
+            lacks |= NEED_TIMES
+        return tuple(s for s in STATISTICS if s not in lacks)
 
 
 @dataclass(frozen=True)
@@ -149,9 +158,7 @@ class Capture:
                 errors.choice("site", pattern, [site.name for site in sites])
             for site in found:
                 if request.statistic not in site.statistics:
-                    raise errors.AttendriteError(
-                        f"site {site.name!r} has latent keys, no units; ask per_key"
-                    )
+                    raise errors.AttendriteError(_LACKING[site.keys].format(repr(site.name)))
                 known = plan.setdefault(site.name, {}).setdefault(request.statistic, request)
                 if known != request:
                     raise errors.must(

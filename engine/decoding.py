@@ -94,7 +94,7 @@ def decode(
         AttendriteError: Unknown units, session or task, unsorted times, a bad hop, or intervals
             that are all shorter than a window.
     """
-    length = float(engine.manifest.config["sequence_length"])
+    length = engine.manifest.sequence_length
     query_times = np.asarray(query_times, np.float64)
     errors.finite("query_times", query_times)
     errors.monotonic("query_times", query_times)
@@ -199,7 +199,7 @@ def _answers(
 ) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
     """Run one batch of windows; yield the run of queries and the values of each window."""
     starts, first, stop = plan.starts[rows], plan.first[rows], plan.stop[rows]
-    length = float(engine.manifest.config["sequence_length"])
+    length = engine.manifest.sequence_length
     counts = stop - first
     there = np.arange(counts.max()) < counts[:, None]  # [B, Q]
     which = np.where(there, first[:, None] + np.arange(counts.max()), first[:, None])

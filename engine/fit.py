@@ -90,7 +90,7 @@ def _check_session(fit: Fit, manifest: Manifest, session: str) -> None:
 
 
 def _check_window(fit: Fit, manifest: Manifest, recording: Recording) -> None:
-    length = float(manifest.config["sequence_length"])
+    length = manifest.sequence_length
     start, stop = recording.domain
     calcium = manifest.family.startswith("calcium")
     if calcium and recording.traces is None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import errors, executors, models
 from ._version import __version__
-from .batches import NO_TASK, Batch
+from .batches import NO_TASK, Batch, WindowBatch
 from .bundle import Bundle, Manifest
 from .capture import AttentionRecord, Capture, Request, Site, TokenTable, concatenate
 from .executors import LATENTS, ROLLOUT, Captured
@@ -38,12 +38,14 @@ class Result:
 
     Attributes:
         prediction: ``[B, Q, d]``, dtype of the engine; for models with tasks, by task ``[n, d]``,
-            window by window, then in the order of queries.
+            window by window, then in the order of queries; of images the responses of the mouse's
+            units, ``[B, U]``.
         attention: What was captured; ``None`` if nothing was asked.
         prediction_index: By task, window and query of each row, ``[n, 2]``, int64; else empty.
         rollout: What each query takes from each unit through all layers, ``[B, Q, U]``, START and
-            END counted; rows sum to 1, those of queries that do not exist are 0. ``None`` if not
-            asked. See :mod:`attendrite.kernels.rollout`.
+            END counted; rows sum to 1, those of queries that do not exist are 0. Of images what the
+            class token takes from the patches, ``[B, rows, columns]``, without what it takes from
+            itself. ``None`` if not asked. See :mod:`attendrite.kernels.rollout`.
         meta: Executor, device, dtype, threads, versions, seconds, choices made; JSON can hold it.
     """
 
@@ -151,6 +153,8 @@ class Engine:
             raise errors.must("batch_size", "be at least 1", batch_size)
         if rollout is not None:
             errors.choice("rollout", rollout, FUSE)
+            if not self.sites:
+                raise errors.must("a model with a rollout", "have attention", f"this {self.family}")
         plan = (capture or Capture({})).plan(self.sites)
         self._check(batch)
         size = max(1, len(batch)) if batch_size is None else batch_size
@@ -223,6 +227,7 @@ class Engine:
                 cannot.
         """
         model = self._perceiver(batch)
+        assert isinstance(batch, WindowBatch)  # what a Perceiver takes
         site, n_latents = self.sites[0], len(model.layers.config.latent_times)
         errors.shape("encoded", encoded, ["N", len(batch), site.heads, n_latents, site.width])
         if encoded.dtype != self.dtype:
@@ -369,7 +374,7 @@ def _device(name: str) -> torch.device:
 
 def _table(inputs: Inputs) -> TokenTable:
     keys = inputs.keys
-    assert keys.units is not None
+    assert keys.units is not None  # of sites whose keys are tokens
     assert keys.types is not None
     assert keys.lengths is not None
     return TokenTable(

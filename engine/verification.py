@@ -20,6 +20,7 @@ from .batches import NO_TASK, Batch, CalciumBatch, SpikeBatch
 from .bundle import Bundle, Manifest
 from .capture import STATISTICS, Capture, Site
 from .errors import AttendriteError, must
+from .images import ImageBatch
 from .runtime import DTYPES, Engine, Result
 
 RATE, FRAMES_HZ = 10.0, 10.0  # spikes of a unit and frames, per second
@@ -66,7 +67,7 @@ class Refusal:
 def random_batch(
     manifest: Manifest, kind: type[Batch], *, windows: int, units: int, queries: int, seed: int
 ) -> Batch:
-    """Make windows of Poisson spikes, or of frames, that a model takes.
+    """Make windows of Poisson spikes, or of frames, or images of noise, that a model takes.
 
     Windows have different numbers of tokens, one has no spikes, units are absent here and there,
     and queries ask for all tasks and for none.
@@ -74,7 +75,7 @@ def random_batch(
     Args:
         manifest: Of the model.
         kind: Kind of input that the model takes.
-        windows: Number of windows.
+        windows: Number of windows, or of images.
         units: Units, at most; fewer where the model knows fewer.
         queries: Of each window.
         seed: The same seed gives the same batch.
@@ -89,8 +90,15 @@ def random_batch(
         if not known:
             raise must(f"{name} of the bundle", "be known", "none", "nothing can be run")
     rng = np.random.default_rng(seed)
+    if kind is ImageBatch:
+        return ImageBatch(
+            rng.normal(size=(windows, *manifest.config["input_shape"])),
+            str(rng.choice(list(manifest.sessions))),
+            behavior=rng.normal(size=(windows, 3)),
+            pupil=rng.normal(size=(windows, 2)),
+        )
     ids = rng.permutation(list(manifest.units))[:units]
-    length = float(manifest.config["sequence_length"])
+    length = manifest.sequence_length
     common: dict[str, Any] = {
         "unit_ids": ids,
         "session": rng.choice(list(manifest.sessions), windows),

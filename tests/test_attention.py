@@ -234,6 +234,38 @@ class TestInvariants:
         assert (x["entropy"] <= math.log(n_keys) + 1e-12).all()
         assert (np.diff(x["top_k.weight"], axis=3) <= 0).all()
 
+    def test_queries_may_leave_themselves_out(self, backend: str) -> None:
+        """As if each query had all keys but its own, in blocks of queries too."""
+        inputs = made(backend, (2, 2, 30, 30, 8, 8, 3), padded=False)
+        wanted = ["weights", "lse", "per_key", "per_unit", "entropy"]
+        arguments = {n: inputs[n] for n in ("q", "k", "v", "units", "n_units")}
+        kind = request("cpu", inputs["q"].dtype, 8, 8, wanted, self_excluded=True)
+        if OPERATION.refusals(**kind)[backend] is not None:
+            with pytest.raises(ValueError, match="attend to themselves"):
+                attention(**arguments, self_key=0, backend=backend)
+            return
+        whole = attention(**arguments, statistics=wanted, self_key=0, backend=backend)
+        assert (whole.statistics["weights"].diagonal(0, 2, 3) == 0).all()
+        for i in (0, 11, 29):
+            others = torch.arange(30) != i
+            part = {n: inputs[n][:, :, others] for n in "kv"}
+            part |= {"q": inputs["q"][:, :, i : i + 1], "units": inputs["units"][:, others]}
+            alone = attention(
+                **part,
+                n_units=arguments["n_units"],
+                statistics=["lse", "per_unit"],
+                backend="reference",
+            )
+            assert_near(whole.output[:, :, i : i + 1], alone.output, atol=1e-13, backend=backend)
+            lse = alone.statistics["lse"][:, :, 0]
+            assert_near(whole.statistics["lse"][:, :, i], lse, atol=1e-13, backend=backend)
+            block = {n: arguments[n] for n in ("k", "v", "units", "n_units")}
+            cut = attention(inputs["q"][:, :, i:], **block, self_key=i, backend=backend)
+            assert_near(cut.output, whole.output[:, :, i:], atol=1e-13, backend=backend)
+        for wrong in (1, -1):
+            with pytest.raises(ValueError, match=r"self_key must lie in 0\.\.0"):
+                attention(**arguments, self_key=wrong, backend=backend)
+
     @pytest.mark.parametrize("kept", [[0], [1, 3], [0, 1, 2, 3]])
     def test_partials_rebuild_attention_over_any_units(self, backend: str, kept: list[int]) -> None:
         inputs = made(backend, SIZES[1], padded=False)

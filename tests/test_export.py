@@ -363,11 +363,11 @@ class TestRefusals:
         )
 
     def test_family_told_wrong(self, out: Path, state: dict[str, Any]) -> None:
-        refused("unknown model family 'v1t'; known: ", LIGHTNING, out, family="v1t")
+        refused("unknown model family 'lstm'; known: ", LIGHTNING, out, family="lstm")
         refused("weights must hold rows of 'task_emb.weight'", LIGHTNING, out, family="poyo_plus")
         state.pop("readout.weight")
         refused(
-            "the source must be one of calcium_poyo_plus, poyo, poyo_plus, got none", state, out
+            "the source must be one of calcium_poyo_plus, poyo, poyo_plus, sensorium, v1t, got none", state, out
         )
 
     def test_another_prefix_in_one_file(self, out: Path, state: dict[str, Any]) -> None:

@@ -217,7 +217,7 @@ class Conditions:
     ) -> tuple[SpikeBatch, NDArray[np.int64], int]:
         """Add the spikes that take the place of removed ones: segment ``U + u``."""
         size = len(batch.unit_ids)
-        length = float(self.engine.manifest.config["sequence_length"])
+        length = self.engine.manifest.sequence_length
         rng = np.random.default_rng([self._seed, 2, window])
         if method == "shuffle_time":
             units = np.asarray(batch.units, np.int64)
@@ -261,7 +261,7 @@ class Conditions:
     def _tokens(self, batch: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return unit and type of each token, ``[B, K]`` each; frames have type 0."""
         if isinstance(batch, SpikeBatch):
-            tokens = batch.tokens(float(self.engine.manifest.config["sequence_length"]))
+            tokens = batch.tokens(self.engine.manifest.sequence_length)
             return tokens.unit.astype(np.int64), tokens.type.astype(np.int64)
         unit = batch.tokens()[1]
         return unit, np.zeros_like(unit)

@@ -180,7 +180,7 @@ def place(
         if name is not None:
             errors.choice("intervals", name, recording.intervals)
     truth = recording.series[target.series]
-    length = float(engine.manifest.config["sequence_length"])
+    length = engine.manifest.sequence_length
     rng = np.random.default_rng([seed, 0])
     if target.trials is None:
         starts, trial = scattered(where, length, rng), None

@@ -187,7 +187,7 @@ def _attention(
     session: str | None,
     batch_size: int,
 ) -> Floats:
-    windows = Windows(data.starts, float(engine.manifest.config["sequence_length"]))
+    windows = Windows(data.starts, engine.manifest.sequence_length)
     observed = observe(
         engine, recording, windows, session=session, task=data.task, batch_size=batch_size
     )

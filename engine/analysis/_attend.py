@@ -127,7 +127,7 @@ def attend(
     if rounds < 1:
         raise errors.must("the size of a null", "be at least 1", rounds)
     began = time.perf_counter()
-    length = float(engine.manifest.config["sequence_length"])
+    length = engine.manifest.sequence_length
     spans = [recording.domain] if spans is None else list(spans)
     windows = _windows.place(recording, length, spans, trials)
     total = len(windows.starts) * (1 + len(controls))

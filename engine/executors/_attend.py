@@ -39,13 +39,18 @@ class ForwardExecutor:
         self._backend = backend
 
         @cache
-        def chosen(width: int, statistics: frozenset[str], grad: bool) -> str:
-            kind = request(device.type, dtype, width, width, statistics, grad=grad)
+        def chosen(
+            width: int, statistics: frozenset[str], grad: bool, self_excluded: bool = False
+        ) -> str:
+            kind = request(
+                device.type, dtype, width, width, statistics, grad=grad, self_excluded=self_excluded
+            )
             return OPERATION.choose(backend, **kind).__name__.rpartition(".")[2]
 
         self._chosen = chosen
         plain: frozenset[str] = frozenset()
-        self.choices = {"attention": chosen(model.sites[0].width, plain, False)}
+        width = model.sites[0].width if model.sites else None
+        self.choices = {} if width is None else {"attention": chosen(width, plain, False)}
 
     def run(
         self, inputs: Any, plan: Mapping[str, Mapping[str, Request]], rollout: str | None = None
@@ -150,8 +155,9 @@ class ForwardExecutor:
             query_times=queries.times,
             key_times=keys.times,
             top_k=wanted["top_k"].k if "top_k" in wanted else 0,
+            self_key=0 if keys.self_excluded else None,
             threads=torch.get_num_threads(),
-            backend=self._chosen(q.shape[3], statistics, grad),
+            backend=self._chosen(q.shape[3], statistics, grad, keys.self_excluded),
         )
 
 

@@ -19,19 +19,26 @@ def kept(site: Site, q: Tensor, k: Tensor, keys: Keys, queries: Queries) -> Laye
         "rows": keys.rows,
         "query_phase": queries.phase,
         "key_phase": keys.phase,
+        "self_key": 0 if keys.self_excluded else None,
     }
     return Layer(q, k, site.residual, arguments)
 
 
 def walked(layers: Sequence[Layer], inputs: Inputs, fuse: str, backend: str | None) -> Tensor:
-    """Return what each query takes from each unit, ``[B, Q, U]``; 0 where there is no query."""
+    """Return what each query takes from each unit, ``[B, Q, U]``; 0 where there is no query.
+
+    Of an image: what its class token takes from the patches, ``[B, rows, columns]``.
+    """
     keys, exist = inputs.keys, inputs.queries.exist
     found = rollout(
         layers,
         fuse=fuse,
+        rows=inputs.readout,
         units=keys.units,
         n_units=keys.n_units,
         threads=torch.get_num_threads(),
         backend=backend,
     )
+    if inputs.grid is not None:
+        return found[:, 0, 1:].reshape(-1, *inputs.grid)
     return found if exist is None else found.masked_fill(~exist[..., None], 0)

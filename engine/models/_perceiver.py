@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import errors
-from ..batches import NO_TASK, Batch, SpikeBatch, rows, task_rows
+from ..batches import NO_TASK, SpikeBatch, WindowBatch, rows, task_rows
 from ..bundle import Manifest
 from ..capture import Site
 from ..kernels.phases import phases
@@ -543,18 +543,18 @@ class PerceiverModel(ABC):
             self._spike_keys = (units, tables)
         return tables
 
-    def without_tokens(self, batch: Batch) -> PerceiverInputs:
+    def without_tokens(self, batch: WindowBatch) -> PerceiverInputs:
         """Turn a checked batch into what matters after the encoder's attention: its queries."""
         none = self.tensor(np.zeros((len(batch), 0), np.int64))
         keys = Keys(none.double(), none.sum(1), units=none, types=none, rows=none)
         return PerceiverInputs(keys, self.queries(batch), none.flatten(), *self.query_rows(batch))
 
-    def queries(self, batch: Batch) -> Queries:
+    def queries(self, batch: WindowBatch) -> Queries:
         """Return the queries of a batch; where its task is "" there is none."""
         exist = None if batch.query_task is None else self.tensor(batch.query_task != NO_TASK)
         return Queries(self.tensor(batch.query_times), exist)
 
-    def query_rows(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def query_rows(self, batch: WindowBatch) -> tuple[Tensor, Tensor | None]:
         """Return the rows of each query in the session table and, with tasks, in the task table."""
         sessions = rows("session", batch.session, self.manifest.sessions)[:, None]
         if batch.query_task is None:

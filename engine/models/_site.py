@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from torch import Tensor
@@ -16,7 +16,7 @@ class Keys:
     """The keys of a site.
 
     Attributes:
-        times: ``[B, K]``, float64, seconds from the start of the window.
+        times: ``[B, K]``, float64, seconds from the start of the window; 0 for patches of an image.
         lengths: Keys of each window, ``[B]``, int64; the rest is padding. ``None``: all exist.
         units: Unit of each key, ``[B, K]``, int64; ``None`` where keys are latents.
         types: 0 spike or frame, 1 START, 2 END, ``[B, K]``, int64; ``None`` likewise.
@@ -24,6 +24,7 @@ class Keys:
         rows: Row of each key in the tables of keys and values, ``[B, K]``, int64; ``None`` where
             each key has its own.
         phase: By which keys turn, ``[B|1, K, 2, F]``; ``None``: they do not.
+        self_excluded: Whether queries, which are the keys, do not attend to themselves.
     """
 
     times: Tensor
@@ -33,6 +34,7 @@ class Keys:
     n_units: int = 0
     rows: Tensor | None = None
     phase: Tensor | None = None
+    self_excluded: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Queries:
     """The queries of a site.
 
     Attributes:
-        times: ``[B, Q]``, float64, seconds from the start of the window.
+        times: ``[B, Q]``, float64, seconds from the start of the window; 0 for patches of an image.
         exist: ``[B, Q]``, bool: where False there is no query, and it counts for nothing; ``None``:
             all exist.
         phase: By which queries turn, ``[B|1, Q, 2, F]``.
@@ -56,12 +58,17 @@ class Inputs:
     """What every family's input tensors hold.
 
     Attributes:
-        keys: Of the site whose keys are tokens.
-        queries: Those that are decoded.
+        keys: Of the site whose keys are tokens, or of all sites where they are patches.
+        queries: Those that are decoded, or patches.
+        readout: Rows over the last layer's queries that a rollout starts from, ``[B, C, Q]``;
+            ``None``: each query is one.
+        grid: Rows and columns in which patches are laid out; ``None``: there are none.
     """
 
     keys: Keys
     queries: Queries
+    readout: Tensor | None = field(default=None, kw_only=True)
+    grid: tuple[int, int] | None = field(default=None, kw_only=True)
 
 
 class Attend(Protocol):

@@ -76,6 +76,7 @@ def request(
     statistics: Collection[str] = (),
     *,
     grad: bool = False,
+    self_excluded: bool = False,
 ) -> dict[str, Any]:
     """Describe a kind of call for a backend's ``refuses``, to choose one before any call.
 
@@ -86,6 +87,7 @@ def request(
         value_width: ``Dv``.
         statistics: Names of the module's table.
         grad: Whether the output must be differentiable.
+        self_excluded: Whether queries do not attend to themselves.
     """
     return {
         "device": device,
@@ -94,6 +96,7 @@ def request(
         "value_width": value_width,
         "statistics": frozenset(statistics),
         "grad": grad,
+        "self_excluded": self_excluded,
     }
 
 
@@ -116,6 +119,7 @@ def attention(
     key_times: Tensor | None = None,
     top_k: int = 0,
     scale: float | None = None,
+    self_key: int | None = None,
     threads: int = 1,
     backend: str | None = None,
 ) -> Attention:
@@ -149,6 +153,8 @@ def attention(
         key_times: ``[B, K]``, float64, seconds; for ``lag``.
         top_k: How many keys ``top_k`` returns.
         scale: Factor of the scores; ``None``: ``D ** -0.5``.
+        self_key: Query ``i`` does not attend to key ``self_key + i``, which is itself (locality
+            self-attention: Lee et al. 2021, arXiv:2112.13492). ``None``: it attends to all.
         threads: Threads of the backends that have their own; those made of torch operations use
             torch's.
         backend: A backend by name; ``None`` takes the fastest one that does not refuse.
@@ -171,10 +177,18 @@ def attention(
     _check_phases(q, v, keys, query_phase, key_phase, rotate_values)
     if query_weights is not None:
         query_weights = _per_head(query_weights, q)
+    if self_key is not None and (
+        cu_seqlens is not None or not 0 <= self_key <= keys[1] - q.shape[2]
+    ):
+        be = f"lie in 0..{keys[1] - q.shape[2]}, with keys that are not packed"
+        raise _arrays.must("self_key", be, self_key)
     if threads < 1:
         raise _arrays.must("threads", "be >= 1", threads)
     grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
-    kind = request(q.device.type, q.dtype, q.shape[3], v.shape[3], statistics, grad=grad)
+    kind = request(
+        q.device.type, q.dtype, q.shape[3], v.shape[3], statistics,
+        grad=grad, self_excluded=self_key is not None,
+    )  # fmt: skip
     module = OPERATION.choose(backend, **kind)
     problem = Problem(
         q=q,
@@ -194,6 +208,7 @@ def attention(
         key_times=key_times,
         top_k=top_k,
         scale=q.shape[-1] ** -0.5 if scale is None else scale,
+        self_key=self_key,
         threads=threads,
     )
     result: Attention = module.run(problem)

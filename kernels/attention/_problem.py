@@ -36,6 +36,7 @@ class Problem:
     key_times: Tensor | None
     top_k: int
     scale: float
+    self_key: int | None
     threads: int
 
     def longest(self) -> int:

@@ -24,7 +24,7 @@ def refuses(**request: Any) -> None:
 def run(problem: Problem) -> Attention:
     """See :func:`attendrite.kernels.attention.attention`."""
     p = problem.padded()
-    if not p.statistics:
+    if not p.statistics and p.self_key is None:
         p = p.rotated()
         return Attention(p.restored(_plain(p.q, p.k, p.v, p.lengths, p.scale)))
     step = max(1, BLOCK // max(1, p.q.shape[0] * p.q.shape[1] * p.k.shape[2]))
@@ -43,6 +43,7 @@ def _block(p: Problem, begin: int, end: int) -> Attention:
         query_weights=cut(p.query_weights, 2),
         query_times=cut(p.query_times, 1),
         query_phase=cut(p.query_phase, 1),
+        self_key=None if p.self_key is None else p.self_key + begin,
     )
     return reference.run(block)
 

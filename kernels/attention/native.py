@@ -37,6 +37,8 @@ def refuses(**request: Any) -> str | None:
         return f"takes float32, float16 and bfloat16, got {request['dtype']}"
     if request["grad"]:
         return "has no gradient"
+    if request["self_excluded"]:
+        return "lets queries attend to themselves"
     if not 1 <= request["width"] <= WIDEST or not 1 <= request["value_width"] <= WIDEST:
         return f"takes head dims 1..{WIDEST}, got {request['width']} and {request['value_width']}"
     return None

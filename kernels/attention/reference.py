@@ -30,6 +30,8 @@ def run(problem: Problem) -> Attention:
     statistics, n_units = p.statistics, p.n_units
     exists, k, v = without_padding(p.k, p.v, p.lengths)
     scores = (p.q @ k.transpose(2, 3) * p.scale).masked_fill(~exists, -INF)  # [B, H, Q, K]
+    if p.self_key is not None:
+        scores.diagonal(p.self_key, 2, 3).fill_(-INF)
     weights, lse = softmax(scores)
 
     found: dict[str, Tensor] = {"weights": weights, "lse": lse}

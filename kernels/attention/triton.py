@@ -47,6 +47,8 @@ def refuses(**request: Any) -> str | None:
         return f"takes heads up to {most} wide here, got {width}"
     if request["grad"]:
         return "has no gradients"
+    if request["self_excluded"]:
+        return "lets queries attend to themselves"
     return None
 
 

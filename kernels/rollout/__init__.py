@@ -39,7 +39,9 @@ __all__ = ["FUSE", "OPERATION", "Layer", "rollout"]
 OPERATION = Operation(__name__)
 
 FUSE = ("mean", "max")
-ARGUMENTS = frozenset({"lengths", "cu_seqlens", "rows", "query_phase", "key_phase", "scale"})
+ARGUMENTS = frozenset(
+    {"lengths", "cu_seqlens", "rows", "query_phase", "key_phase", "scale", "self_key"}
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Layer:
         residual: Whether queries are the keys, and are added to what is attended to.
         arguments: Further arguments of :func:`attendrite.kernels.attention.attention` that shape
             the weights: ``lengths``, ``cu_seqlens``, ``rows``, ``query_phase``, ``key_phase``,
-            ``scale``.
+            ``scale``, ``self_key``.
     """
 
     q: Tensor
@@ -80,6 +82,8 @@ class Layer:
         arguments = dict(self.arguments)
         if arguments.get("query_phase") is not None:
             arguments["query_phase"] = arguments["query_phase"][:, begin:end]
+        if arguments.get("self_key") is not None:
+            arguments["self_key"] += begin
         return replace(self, q=self.q[:, :, begin:end], arguments=arguments)
 
     def to(self, dtype: torch.dtype) -> Layer:

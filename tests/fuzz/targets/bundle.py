@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import tiny
 from attendrite import fit, models
 from attendrite.commands import inspect
 from attendrite.decoding import held_out
+from attendrite.images import ImageBatch
 from attendrite.recordings import Recording
 from attendrite.runtime import Engine
 from mutate import mutate_bundle as mutate
@@ -30,5 +32,11 @@ def read(path: Path) -> None:
     facts = inspect.inspect(loaded)
     inspect.text(facts).encode()
     json.dumps(facts)
-    fit.check(loaded.manifest, RECORDING)
-    held_out(Engine(loaded), RECORDING)
+    if models.load(loaded.manifest.family).batch is not ImageBatch:
+        fit.check(loaded.manifest, RECORDING)
+        held_out(Engine(loaded), RECORDING)
+        return
+    engine = Engine(loaded)
+    batch = ImageBatch(np.zeros((1, *engine.model.core_shape)), "one", cropped=True, raw=True,
+                       behavior=np.ones((1, 3)), pupil=np.ones((1, 2)))  # fmt: skip
+    engine.run(batch, rollout="max" if engine.sites else None)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import tiny
-from attendrite import models
 from attendrite.bundle import MANIFEST, WEIGHTS
 from attendrite.errors import AttendriteError
 from attendrite.runtime import Engine
@@ -39,9 +38,9 @@ MOST_LATENTS = 1000  # a longer run is no fault, but slow
 
 def seeds(folder: Path) -> list[Path]:
     folder.mkdir(parents=True)
-    for family in models.families():
+    for family in tiny.PERCEIVERS:
         tiny.bundle(family).save(folder / family)
-    return [folder / family for family in models.families()]
+    return [folder / family for family in tiny.PERCEIVERS]
 
 
 def read(path: Path) -> None:

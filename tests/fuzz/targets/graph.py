@@ -13,17 +13,17 @@ CAPTURE = Capture({"*": ["weights", "per_key"], "encoder": ["per_unit:spikes", "
 
 def seeds(folder: Path) -> list[Path]:
     folder.mkdir(parents=True)
-    for family in models.families():
+    for family in tiny.PERCEIVERS:
         bundle, model = tiny.bundle(family), _model(family)
         data = graph.build(bundle.manifest, bundle.weights, CAPTURE.plan(model.sites))
         (folder / f"{family}.onnx").write_bytes(data)
-    return [folder / f"{family}.onnx" for family in models.families()]
+    return [folder / f"{family}.onnx" for family in tiny.PERCEIVERS]
 
 
 def read(path: Path) -> None:
     found = graph.check(path.read_bytes())
     name = found.graph.name  # that of the family, if the file came from us
-    graph.fits(found, _model(name if name in models.families() else "poyo"))
+    graph.fits(found, _model(name if name in tiny.PERCEIVERS else "poyo"))
 
 
 def _model(family: str) -> models.Family:

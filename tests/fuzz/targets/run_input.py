@@ -18,6 +18,7 @@ __all__ = ["mutate", "read", "seeds"]
 
 ENGINES = [Engine(tiny.bundle(family), threads=1) for family in models.families()]
 CAPTURE = Capture({"encoder": ["per_unit", "weights"], "processor.*": "per_key"})
+OF_IMAGES = Capture({"block.*": ["per_key", "entropy"]})
 
 
 def seeds(folder: Path) -> list[Path]:
@@ -44,7 +45,15 @@ def seeds(folder: Path) -> list[Path]:
     np.savez(folder / "spikes.npz", **common, **spikes)
     np.savez_compressed(folder / "tasks.npz", **common, **spikes, **tasks)
     np.savez(folder / "calcium.npz", **common, **frames, **tasks)
-    return [folder / name for name in ("spikes.npz", "tasks.npz", "calcium.npz")]
+    images = {
+        "images": rng.normal(size=(3, 1, 12, 16)).astype(np.float32),
+        "behavior": rng.normal(size=(3, 3)),
+        "pupil": rng.normal(size=(3, 2)),
+        "mouse": np.array("one"),
+    }
+    np.savez(folder / "images.npz", **images)
+    np.savez_compressed(folder / "raw.npz", **images, raw=np.array(True))
+    return sorted(folder.glob("*.npz"))
 
 
 def read(path: Path) -> None:
@@ -53,7 +62,9 @@ def read(path: Path) -> None:
     for engine in ENGINES:
         try:
             batch = engine.model.batch.from_npz(path)
-            result = engine.run(batch, CAPTURE, batch_size=2)
+            names = {site.name for site in engine.sites}
+            capture = CAPTURE if "encoder" in names else OF_IMAGES if names else None
+            result = engine.run(batch, capture, batch_size=2)
         except AttendriteError as error:
             refusals.append(error)
         else:

@@ -1,8 +1,9 @@
 """From a checkpoint of another library to a bundle.
 
-This is the only module that reads torch files, always with ``torch.load(weights_only=True)``: no
-code of the file is run, and there is no fallback. Everything is taken from the file, the
-vocabularies and ``rotary_emb.omega`` too, whose formula changed between versions of torch_brain.
+This is the only room that reads torch files, always with ``torch.load(weights_only=True)``, or for
+V1T's folders with a reader that calls nothing: no code of a file is run, and there is no fallback.
+Everything is taken from the file, the vocabularies and ``rotary_emb.omega`` too, whose formula
+changed between versions of torch_brain.
 """
 
 from __future__ import annotations
@@ -13,18 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
-from . import errors, models
-from .bundle import MANIFEST, Bundle, Manifest, Task, check_vocabulary, sha256_of
-from .capture import Capture
+from .. import errors, models
+from ..bundle import MANIFEST, Bundle, Manifest, Task, sha256_of
+from ..capture import Capture
+from . import _files, _image_models, _torch_brain, _v1t_folder
 
-OLDEST_TORCH = (2, 10)  # CVE-2026-24747: weights_only could be bypassed before
-NO_ID = "NA"  # torch_brain's name of row 0, the padding
+__all__ = ["TorchModel", "export", "read_training"]
 
-# Names of the code before torch_brain ("kirby") and theirs now.
-PREFIXES = {"perceiver_io.": "", "spike_type_emb.": "token_type_emb."}
+WRAPPERS = ("state_dict", "model")  # what files keep the weights in: Lightning, V1T
+SECONDS = ("sequence_length", "latent_step")
 
 
 @runtime_checkable
@@ -50,12 +50,14 @@ def export(
     """Write a bundle from a checkpoint, or add an ONNX graph to a bundle.
 
     Args:
-        source: A Lightning checkpoint or a saved state_dict (a path), a state_dict in memory, or a
-            live model of torch_brain; with ``onnx`` also a bundle. Not modified.
+        source: A Lightning checkpoint, a saved state_dict or V1T's output folder (a path), a
+            state_dict in memory, or a live model of torch_brain; with ``onnx`` also a bundle. Not
+            modified.
         out: The folder to make.
         family: Model family; ``None`` tells it by the names of the weights.
         settings: What the weights do not tell, by name: ``sequence_length`` and ``latent_step`` in
-            seconds, ``task.NAME`` as ``ID`` or ``ID:KIND``. They win over the file's own.
+            seconds, ``task.NAME`` as ``ID`` or ``ID:KIND``; of image models ``input_shape``,
+            ``linear`` and the like. They win over the file's own.
         name: What to call the model; ``None``: after ``out``.
         training: Facts about the training, see :class:`attendrite.bundle.Manifest`.
         force: Replace a bundle that is there.
@@ -94,7 +96,10 @@ def _converted(
 ) -> Bundle:
     """Return the bundle of a checkpoint."""
     state, hyper, facts = _open(source)
-    weights, vocabularies = _split(_renamed(state))
+    layout = _image_models if _image_models.claims(state) else _torch_brain
+    weights, vocabularies = layout.split(state)
+    if layout is _image_models:
+        hyper = _image_models.told(facts) | hyper
     family = family or _family(weights)
     model = models.load(family)
     given = {k: str(v) for k, v in (settings or {}).items()}
@@ -104,8 +109,8 @@ def _converted(
         family=family,
         name=name or Path(out).name,
         config=config,
-        units=vocabularies["unit"],
-        sessions=vocabularies["session"],
+        units=vocabularies.units,
+        sessions=vocabularies.sessions,
         tasks=tasks,
         training=_training(training),
         source={**facts, "set": given},
@@ -117,7 +122,7 @@ def _graph(bundle: Bundle, capture: Capture | None) -> bytes:
     """Return the model as an ONNX file, checked by the rules of the format."""
     if importlib.util.find_spec("onnx") is None:
         raise errors.missing_package("--onnx", "onnx", "onnx")
-    from . import graph
+    from .. import graph
 
     model = models.load(bundle.manifest.family)(bundle.manifest, bundle.weights)
     plan = (capture or Capture({})).plan(model.sites)
@@ -142,8 +147,11 @@ def read_training(path: str | Path) -> dict[str, Any]:
 def _open(source: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return weights and vocabularies by name, hyper-parameters, and facts about the source."""
     if isinstance(source, str | Path):
-        loaded = _torch_load(Path(source))
-        facts = {"file": Path(source).name, "sha256": sha256_of(source)}
+        path = Path(source)
+        if path.is_dir():
+            return _v1t_folder.read(path)
+        loaded: Any = _files.torch_file(path)
+        facts = {"file": path.name, "sha256": sha256_of(path)}
     elif isinstance(source, TorchModel):
         specs = getattr(source, "readout_specs", None) or {}
         hyper = {
@@ -155,86 +163,18 @@ def _open(source: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         loaded, facts = source, {}
     if not isinstance(loaded, Mapping):
         raise errors.must("the source", "be a checkpoint or a state_dict", type(loaded).__name__)
-    state = loaded.get("state_dict", loaded)
+    wrapped = next((name for name in WRAPPERS if name in loaded), None)
+    state = loaded if wrapped is None else loaded[wrapped]
     if not isinstance(state, Mapping):
-        raise errors.must("'state_dict' of the source", "be a dictionary", type(state).__name__)
-    hyper = loaded.get("hyper_parameters", {}) if state is not loaded else {}
+        raise errors.must(f"{wrapped!r} of the source", "be a dictionary", type(state).__name__)
+    hyper = loaded.get("hyper_parameters", {}) if wrapped else {}
     hyper = dict(hyper) if isinstance(hyper, Mapping) else {}
     inner = hyper.get("model")
-    layout = "state_dict" if state is loaded else "lightning"
     return (
         dict(state),
         {**hyper, **(inner if isinstance(inner, Mapping) else {})},
-        {**facts, "layout": layout},
+        {**facts, "layout": "state_dict" if wrapped is None else "lightning"},
     )
-
-
-def _torch_load(path: Path) -> Any:
-    version = tuple(int(part) for part in str(torch.__version__).split("+")[0].split(".")[:2])
-    if version < OLDEST_TORCH:
-        oldest = ".".join(map(str, OLDEST_TORCH))
-        raise errors.must(
-            "torch", f"be at least {oldest} to read checkpoints safely", torch.__version__,
-            f"pip install 'torch>={oldest}'; bundles run with older ones",
-        )  # fmt: skip
-    if not path.is_file():
-        raise errors.must(str(path), "be a checkpoint file", "nothing there")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a foreign file provokes, it is not a checkpoint
-        got = str(error).strip().splitlines()
-        shown = next((line for line in got if "GLOBAL" in line), got[0] if got else "an error")
-        raise errors.must(
-            str(path),
-            "be a torch file of tensors, dictionaries, strings and numbers",
-            f"{type(error).__name__}: {shown.strip()[:200]}",
-            "where it was trained, save model.state_dict() with torch.save and export that",
-        ) from None
-
-
-def _renamed(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the common prefix off and bring earlier names to those of today."""
-    ends = [str(n)[: -len("unit_emb.weight")] for n in state if str(n).endswith("unit_emb.weight")]
-    if len(ends) != 1:
-        raise errors.must(
-            "the source", "hold one 'unit_emb.weight'", f"{len(ends)} among {len(state)} names",
-            f"known families: {', '.join(models.families())}",
-        )  # fmt: skip
-    out: dict[str, Any] = {}
-    for name, value in state.items():
-        if not isinstance(name, str) or not name.startswith(ends[0]):
-            raise errors.must("every name of the source", f"begin with {ends[0]!r}", repr(name))
-        new = name[len(ends[0]) :]
-        for old, now in PREFIXES.items():
-            new = now + new[len(old) :] if new.startswith(old) else new
-        if new in out:
-            raise errors.must("names of the source", "be distinct", f"{new!r} twice")
-        out[new] = value
-    return out
-
-
-def _split(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, dict[str, int]]]:
-    """Return weights, and the vocabularies of units and sessions."""
-    vocabularies = {}
-    for what in ("unit", "session"):
-        vocabulary = state.get(f"{what}_emb.vocab")
-        if not isinstance(vocabulary, Mapping):
-            raise errors.must(
-                "the source", f"hold the vocabulary {what}_emb.vocab", type(vocabulary).__name__,
-                "save model.state_dict() of a torch_brain model with initialised vocabularies",
-            )  # fmt: skip
-        rows = {name: row for name, row in vocabulary.items() if (name, row) != (NO_ID, 0)}
-        check_vocabulary(what, rows)
-        vocabularies[what] = rows
-    weights = {}
-    for name, value in state.items():
-        if name in ("unit_emb.vocab", "session_emb.vocab"):
-            continue
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise errors.must(f"{name!r} of the source", "be a floating tensor", got)
-        weights[name] = value
-    return weights, vocabularies
 
 
 def _family(weights: Mapping[str, Tensor]) -> str:
@@ -281,13 +221,45 @@ def _config(
         if said is None:
             raise errors.must(
                 name, "be known, and the weights do not tell it", "none",
-                f"pass --set {name}={example}",
+                f"pass --set {name}={_shown(example)}",
             )  # fmt: skip
-        try:
-            config[name] = float(said)
-        except (TypeError, ValueError):
-            raise errors.must(name, "be a number of seconds", repr(said)) from None
+        config[name] = _like(example, name, said)
     return config | sizes
+
+
+def _like(example: Any, name: str, said: Any) -> Any:
+    """Return a setting as the kind of value that its example is.
+
+    Raises:
+        AttendriteError: It is none.
+    """
+    text = str(said).strip()
+    if isinstance(example, str):
+        example = float(example)
+    try:
+        if isinstance(example, bool):
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if isinstance(example, list):
+            parts = text.strip("[]()").split(",")
+            if len(parts) != len(example):
+                raise ValueError
+            return [_like(one, name, part) for one, part in zip(example, parts, strict=True)]
+        value = type(example)(text)
+        if value < 0:
+            raise ValueError
+    except (KeyError, ValueError, OverflowError):
+        be = {bool: "true or false", list: f"{len(str(example).split(','))} numbers"}.get(
+            type(example), "a number" + (" of seconds" if name in SECONDS else "")
+        )
+        raise errors.must(
+            name, f"be {be}", repr(said), f"for example {name}={_shown(example)}"
+        ) from None
+    return value
+
+
+def _shown(example: Any) -> str:
+    """Write an example as --set takes it."""
+    return ",".join(map(str, example)) if isinstance(example, list) else str(example).lower()
 
 
 def _training(facts: Mapping[str, Any] | None) -> dict[str, Any]:

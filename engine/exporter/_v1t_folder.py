@@ -1,0 +1,69 @@
+"""V1T's output folders: ``args.yaml`` (or ``.json``) and ``model_state.pt``, there or in ``ckpt/``.
+
+The checkpoint also holds the state of the training, objects of any kind among it: of it all only
+the tensors of ``model`` are kept.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .. import errors
+from ..bundle import sha256_of
+from ._inert import read_tensors
+
+WEIGHTS = ("ckpt/model_state.pt", "model_state.pt")
+ARGUMENTS = ("args.yaml", "args.json")
+KEPT = "model"
+FRANKE = "franke2022"  # whose images are of the core's size
+LONGEST = 1 << 20  # bytes of arguments
+
+
+class _Plain(yaml.SafeLoader):
+    """Reads plain data, and Python's tuples, which V1T writes, as lists."""
+
+
+def _listed(loader: Any, node: Any) -> list[Any]:
+    return list(loader.construct_sequence(node))
+
+
+_Plain.add_constructor("tag:yaml.org,2002:python/tuple", _listed)
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return weights, hyper-parameters, and facts about the source.
+
+    Raises:
+        AttendriteError: A file is missing, or not such a file.
+    """
+    path, args = _one(folder, WEIGHTS), _one(folder, ARGUMENTS)
+    given = _arguments(args)
+    facts = {"file": path.name, "sha256": sha256_of(path), "layout": "v1t"}
+    state = read_tensors(path, KEPT)
+    resized = given.get("resize_image", 1) and given.get("ds_name") != FRANKE
+    return state, {"linear": False, **given, "resize_image": bool(resized)}, facts
+
+
+def _one(folder: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    be = "hold " + " or ".join(names)
+    raise errors.must(str(folder), be, "neither", "give V1T's output folder, or a checkpoint file")
+
+
+def _arguments(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > LONGEST:
+        raise errors.must(str(path), f"have at most {LONGEST} bytes", path.stat().st_size)
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Plain)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise errors.must(str(path), "hold V1T's arguments", str(error).splitlines()[0]) from None
+    if not isinstance(table, dict):
+        raise errors.must(str(path), "hold a table of arguments", type(table).__name__)
+    return {str(name): value for name, value in table.items()}
