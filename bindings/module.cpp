@@ -6,8 +6,11 @@
 namespace py = pybind11;
 
 void bind_attention(py::module_& m);
+void bind_fields(py::module_& m);
 void bind_model(py::module_& m);
+void bind_rows(py::module_& m);
 void bind_spikes(py::module_& m);
+void bind_stacked(py::module_& m);
 void bind_tokens(py::module_& m);
 
 namespace {
@@ -32,7 +35,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def("force_level", attendrite::force_level, py::arg("name"),
           "For tests: use this level from now on.");
     bind_attention(m);
+    bind_fields(m);
     bind_model(m);
+    bind_rows(m);
     bind_spikes(m);
+    bind_stacked(m);
     bind_tokens(m);
 }

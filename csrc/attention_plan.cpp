@@ -4,6 +4,7 @@ namespace attendrite {
 namespace {
 
 constexpr std::int64_t kGroup = 8;               // blocks of queries of a task, at most
+constexpr std::int64_t kFar = 4;                 // widths from row to row
 constexpr std::int64_t kChunkBytes = 192 << 10;  // keys and values of a chunk
 constexpr std::int64_t kStateBytes = 640 << 10;  // states of a group: the rest of the L2
 constexpr std::int64_t kEnoughTasks = 16;
@@ -46,10 +47,15 @@ AttentionPlan plan_attention(const AttentionProblem& p, int threads) {
     plan.keeps = looks_again && !plan.partials && p.longest <= kKeptKeys;
     plan.second = looks_again && !plan.keeps;
     const bool changed = p.element != Element::f32 || p.rows != nullptr || plan.partials;
-    plan.gathers_k = changed || p.pairs > 0;
-    plan.gathers_v = changed || (p.pairs > 0 && p.rotate_values);
     plan.gathered = p.value_width - p.still_values;
     plan.blocks = blocks_of(p.queries, kLanes);
+    // Rows that lie far apart, each in a page of its own, are copied where several blocks read
+    // them.
+    const auto far = [&](const HeadRows& rows, std::int64_t width) {
+        return plan.blocks > 1 && rows.row >= kFar * width;
+    };
+    plan.gathers_k = changed || p.pairs > 0 || far(p.k, p.width);
+    plan.gathers_v = changed || (p.pairs > 0 && p.rotate_values) || far(p.v, p.value_width);
     plan.kept_rows = blocks_of(p.longest, kKeys) * kKeys;
     plan.state_floats = kLanes * (2 + plan.moments + plan.lag + p.value_width +
                                   (plan.sums ? p.n_units : 0) + 2 * p.top_k);

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .decoding import decode
     from .errors import AttendriteError
     from .exporter import export
+    from .fields import receptive_fields
+    from .images import ImageBatch
     from .recordings import Recording, read
     from .runtime import Engine, Result
 
@@ -24,6 +26,7 @@ __all__ = [
     "CalciumBatch",
     "Capture",
     "Engine",
+    "ImageBatch",
     "Recording",
     "Result",
     "SpikeBatch",
@@ -32,6 +35,7 @@ __all__ = [
     "decode",
     "export",
     "read",
+    "receptive_fields",
 ]
 
 _ROOMS = {
@@ -40,6 +44,7 @@ _ROOMS = {
     "CalciumBatch": "batches",
     "Capture": "capture",
     "Engine": "runtime",
+    "ImageBatch": "images",
     "Recording": "recordings",
     "Result": "runtime",
     "SpikeBatch": "batches",
@@ -47,6 +52,7 @@ _ROOMS = {
     "decode": "decoding",
     "export": "exporter",
     "read": "recordings",
+    "receptive_fields": "fields",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +122,83 @@ def phases(
     out: NDArray[np.float32],
     threads: int,
 ) -> None: ...
+def add_to_fields(
+    responses: NDArray[np.float32],
+    images: NDArray[np.float32],
+    products: NDArray[np.float64],
+    response_sums: NDArray[np.float64],
+    response_squares: NDArray[np.float64],
+    pixel_sums: NDArray[np.float64],
+    pixel_squares: NDArray[np.float64],
+    threads: int,
+) -> None: ...
+
+class Rows:
+    def __init__(
+        self,
+        normed: bool,
+        weights: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        then: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+    ) -> None: ...
+    @property
+    def outputs(self) -> int: ...
+    def run(
+        self,
+        x: int,
+        rows: int,
+        x_stride: int,
+        residual: int,
+        residual_stride: int,
+        y: int,
+        y_stride: int,
+        threads: int,
+    ) -> None: ...
+
+Product: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+class PointReadout:
+    def __init__(
+        self,
+        features: NDArray[np.float32],
+        less: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        positions: NDArray[np.float32],
+        plain: bool = False,
+    ) -> None: ...
+    @property
+    def units(self) -> int: ...
+
+class Affine:
+    def __init__(self, weights: NDArray[np.float32], bias: NDArray[np.float32]) -> None: ...
+    @property
+    def units(self) -> int: ...
+    @property
+    def operations(self) -> int: ...
+    def run(self, images: int, n: int, out: int, threads: int) -> None: ...
+
+class Stacked:
+    def __init__(
+        self,
+        channels: int,
+        rows: int,
+        columns: int,
+        size: int,
+        planes: int,
+        first: Product,
+        layers: list[tuple[Product, Product, Product]],
+        linear: bool,
+    ) -> None: ...
+    def run(
+        self,
+        images: int,
+        n: int,
+        planes: int,
+        shifts: int,
+        readout: PointReadout,
+        out: int,
+        threads: int,
+    ) -> None: ...
 
 class Runner:
     def __init__(self, manifest: str, weights: bytes) -> None: ...

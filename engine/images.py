@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,12 @@ from .batches import read_arrays
 from .bundle import Manifest
 
 BEHAVIORS = 3  # pupil dilation, its derivative, running speed
+SHAPES: Mapping[str, tuple[int, ...]] = {
+    "images": (),
+    "behavior": (BEHAVIORS,),
+    "pupil_center": (2,),
+}
+Moment: TypeAlias = NDArray[np.float64]
 STATISTICS = "statistics"  # of the training data by mouse, in a manifest's facts about the training
 
 
@@ -104,8 +110,8 @@ class ImageBatch:
             AttendriteError: With what is known.
         """
         errors.choice("mouse", self.mouse, manifest.sessions)
-        if self.raw:
-            statistics(manifest, self.mouse)
+        for name in self._given if self.raw else ():
+            statistics(manifest, self.mouse, name)
 
     def part(self, start: int, stop: int) -> ImageBatch:
         """Return the images ``start..stop-1``; shares memory."""
@@ -124,43 +130,44 @@ class ImageBatch:
         """
         if not self.raw:
             return self
-        found = statistics(manifest, self.mouse)
-        image, behavior, pupil = (found[n] for n in ("images", "behavior", "pupil_center"))
-        return replace(
-            self,
-            raw=False,
-            images=(self.images - image["mean"]) / image["std"],
-            behavior=None if self.behavior is None else self.behavior / behavior["std"],
-            pupil=None if self.pupil is None else (self.pupil - pupil["mean"]) / pupil["std"],
-        )
+        moments = {name: statistics(manifest, self.mouse, name) for name in self._given}
+        mean, std = moments["images"]
+        out = replace(self, raw=False, images=(self.images - mean) / std)
+        if self.behavior is not None:
+            out = replace(out, behavior=self.behavior / moments["behavior"][1])
+        if self.pupil is not None:
+            mean, std = moments["pupil_center"]
+            out = replace(out, pupil=(self.pupil - mean) / std)
+        return out
+
+    @property
+    def _given(self) -> list[str]:
+        """What has to be scaled, by the names of the statistics."""
+        given = {"images": self.images, "behavior": self.behavior, "pupil_center": self.pupil}
+        return [name for name, x in given.items() if x is not None]
 
 
-def statistics(manifest: Manifest, mouse: str) -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
+def statistics(manifest: Manifest, mouse: str, name: str) -> tuple[Moment, Moment]:
     """Return mean and standard deviation of a mouse's training data.
 
-    Returns:
-        Of ``images`` (numbers), ``behavior`` ``[3]`` and ``pupil_center`` ``[2]``.
+    Args:
+        manifest: Of the bundle.
+        mouse: Whose.
+        name: ``images`` (numbers), ``behavior`` ``[3]`` or ``pupil_center`` ``[2]``.
 
     Raises:
         AttendriteError: The bundle does not hold them.
     """
     table = manifest.training.get(STATISTICS, {})
-    found = table.get(mouse) if isinstance(table, dict) else None
-    shapes: dict[str, tuple[int, ...]] = {
-        "images": (), "behavior": (BEHAVIORS,), "pupil_center": (2,)
-    }  # fmt: skip
-    out: dict[str, dict[str, NDArray[np.float64]]] = {}
-    for name, shape in shapes.items():
-        try:
-            entry = found[name]  # type: ignore[index]
-            out[name] = {part: np.array(entry[part], np.float64) for part in ("mean", "std")}
-            sound = all(x.shape == shape and np.isfinite(x).all() for x in out[name].values())
-        except (TypeError, KeyError, ValueError, OverflowError):
-            sound = False
-        if not sound or not (out[name]["std"] > 0).all():
-            todo = "give the recordings of the training to attendrite export: --data FOLDER"
-            raise errors.must(
-                f"the bundle's statistics of mouse {mouse!r}", f"give mean and std of {name}",
-                "none", todo,
-            )  # fmt: skip
-    return out
+    try:
+        entry = table[mouse][name]
+        mean, std = (np.array(entry[part], np.float64) for part in ("mean", "std"))
+        shapes = {x.shape for x in (mean, std)}
+        sound = shapes == {SHAPES[name]} and np.isfinite(mean).all() and 0 < std.min() < np.inf
+    except (TypeError, KeyError, ValueError, OverflowError):
+        sound = False
+    if not sound:
+        todo = f"give the scan of the training to attendrite export: --data {mouse}=SCAN"
+        be = f"give mean and std of {name}"
+        raise errors.must(f"the bundle's statistics of mouse {mouse!r}", be, "none", todo)
+    return mean, std

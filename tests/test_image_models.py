@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -245,7 +246,8 @@ class TestCaptures:
                 inputs = model.inputs(batch())
                 x = model.embedded(model.seen(inputs))
                 plain = Engine(bundles["bm0_vit"], executor="reference")._executor._plain
-                taken = model.attended("core.transformer.blocks.0", "block.0", x, inputs, plain)
+                out = model.attended(0, x, inputs, plain)
+                taken = model.blocks.joined(0, x, out) - x
             bias = model.weights["core.transformer.blocks.0.mha.projection.0.bias"]
             summed = record["block.0", "head_output"].sum(1)
             assert np.abs(summed - (taken - bias).numpy()).max() < 1e-5
@@ -443,3 +445,41 @@ class Touch:
 
     def __reduce__(self) -> Any:
         return Path.touch, (self.path,)
+
+
+class TestData:
+    """Statistics of the training come from its scan."""
+
+    @pytest.fixture
+    def scan(self, tmp_path: Path) -> Path:
+        archive = next((FIXTURES / "v1t_data").glob("*.zip"))
+        shutil.unpack_archive(archive, tmp_path / "scans")
+        return next(p for p in (tmp_path / "scans").rglob("meta")).parent
+
+    def test_kept(self, tmp_path: Path, scan: Path) -> None:
+        source = write_folder(tmp_path / "source", golden("bm2"))
+        attendrite.export(source, tmp_path / "out", data={"A": scan})
+        kept = Bundle.load(tmp_path / "out").manifest.training["statistics"]
+        std = np.load(scan / "meta/statistics/behavior/all/std.npy")
+        assert kept["A"]["behavior"]["std"] == std.tolist()
+        given = batch()
+        assert given.behavior is not None
+        raw = replace(given, behavior=given.behavior * std, pupil=None, raw=True, shift=False)
+        mean, spread = (float(kept["A"]["images"][part]) for part in ("mean", "std"))
+        raw = replace(raw, images=given.images * spread + mean)
+        still = Engine(tmp_path / "out").run(replace(given, pupil=None, shift=False)).prediction
+        np.testing.assert_allclose(
+            Engine(tmp_path / "out").run(raw).prediction, still, rtol=1e-5, atol=1e-5
+        )
+
+    def test_refused(self, tmp_path: Path, scan: Path) -> None:
+        from attendrite.__main__ import main
+
+        source = write_folder(tmp_path / "source", golden("bm2"))
+        with pytest.raises(AttendriteError, match="unknown mouse 'C'; known: A, B"):
+            attendrite.export(source, tmp_path / "out", data={"C": scan})
+        assert not (tmp_path / "out").exists()
+        assert main(["export", str(source), "-o", str(tmp_path / "out"), "--data", "A"]) == 2
+        assert (
+            main(["export", str(source), "-o", str(tmp_path / "out"), "--data", f"A={scan}"]) == 0
+        )

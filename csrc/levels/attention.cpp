@@ -206,9 +206,9 @@ inline Start start_of(const Still& still, const KeyBlock& keys, std::int64_t key
 
 // scores[key][lanes] = <queries, key>; best[lanes] grows to the largest.
 template <int KEYS, int VECTORS>
-inline void score_tile(const float* queries, const float* k, std::int64_t stride,
-                       std::int64_t width, const Start& start, std::int64_t key, float* scores,
-                       Floats (&best)[VECTORS]) {
+ATTENDRITE_APART void score_tile(const float* queries, const float* k, std::int64_t stride,
+                                 std::int64_t width, const Start& start, std::int64_t key,
+                                 float* scores, Floats (&best)[VECTORS]) {
     Floats products[KEYS][VECTORS];
     std::int64_t d = 0;
     do {
@@ -224,14 +224,17 @@ inline void score_tile(const float* queries, const float* k, std::int64_t stride
             }
         }
         const std::int64_t end = width - d < kPanel ? width : d + kPanel;
-        for (; d < end; ++d) {
+        RowSet<KEYS> rows(k + d, stride);
+        const float* from = queries + d * kLanes;
+        for (; d < end; ++d, from += kLanes) {
             Floats q[VECTORS];
-            for (int j = 0; j < VECTORS; ++j) q[j] = load(queries + d * kLanes + j * kWidth);
+            for (int j = 0; j < VECTORS; ++j) q[j] = load(from + j * kWidth);
 #pragma GCC unroll 24
             for (int i = 0; i < KEYS; ++i) {
-                const Floats x = all(k[i * stride + d]);
+                const Floats x = all(rows[i]);
                 for (int j = 0; j < VECTORS; ++j) products[i][j] = fma(x, q[j], products[i][j]);
             }
+            rows.next();
         }
         for (int i = 0; i < KEYS; ++i) {
             for (int j = 0; j < VECTORS; ++j) {
@@ -265,18 +268,19 @@ inline void score_tiles(const float* queries, const float* k, std::int64_t strid
 
 // output[value][lanes] += sum of weights[key][lanes] v[key][value].
 template <int VALUES, int VECTORS>
-inline void value_tile(const float* weights, const float* v, std::int64_t stride, std::int64_t n,
-                       float* output) {
+ATTENDRITE_APART void value_tile(const float* weights, const float* v, std::int64_t stride,
+                                 std::int64_t n, float* output) {
     Floats sums[VALUES][VECTORS];
     for (int i = 0; i < VALUES; ++i) {
         for (int j = 0; j < VECTORS; ++j) sums[i][j] = all(0.0F);
     }
-    for (std::int64_t key = 0; key < n; ++key) {
+#pragma GCC unroll 2
+    for (std::int64_t key = 0; key < n; ++key, v += stride, weights += kLanes) {
         Floats w[VECTORS];
-        for (int j = 0; j < VECTORS; ++j) w[j] = load(weights + key * kLanes + j * kWidth);
+        for (int j = 0; j < VECTORS; ++j) w[j] = load(weights + j * kWidth);
 #pragma GCC unroll 24
         for (int i = 0; i < VALUES; ++i) {
-            const Floats x = all(v[key * stride + i]);
+            const Floats x = all(v[i]);
             for (int j = 0; j < VECTORS; ++j) sums[i][j] = fma(x, w[j], sums[i][j]);
         }
     }

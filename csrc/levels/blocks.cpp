@@ -106,7 +106,7 @@ struct Part {
 
 // Whatever the tile, a sum takes its inputs one after the other from 0: no row depends on others.
 template <int ROWS, int PANELS>
-void tile(const Part& part) {
+ATTENDRITE_APART void tile(const Part& part) {
     Floats sums[ROWS][PANELS][kVectors];
     for (int r = 0; r < ROWS; ++r) {
         for (int p = 0; p < PANELS; ++p) {
@@ -114,18 +114,19 @@ void tile(const Part& part) {
         }
     }
     const float* weights = part.weights;
+    RowSet<ROWS> rows(part.x, part.x_stride);
     for (std::int64_t d = 0; d < part.inputs; ++d, weights += kPanel) {
         if constexpr (PANELS == 1) {  // registers keep the weights, or else the numbers of x
             Floats w[kVectors];
             for (int i = 0; i < kVectors; ++i) w[i] = load(weights + i * kWidth);
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; ++r) {
-                const Floats x = all(part.x[r * part.x_stride + d]);
+                const Floats x = all(rows[r]);
                 for (int i = 0; i < kVectors; ++i) sums[r][0][i] = fma(x, w[i], sums[r][0][i]);
             }
         } else {
             Floats x[ROWS];
-            for (int r = 0; r < ROWS; ++r) x[r] = all(part.x[r * part.x_stride + d]);
+            for (int r = 0; r < ROWS; ++r) x[r] = all(rows[r]);
 #pragma GCC unroll 8
             for (int j = 0; j < PANELS * kVectors; ++j) {
                 const int p = j / kVectors;
@@ -134,6 +135,7 @@ void tile(const Part& part) {
                 for (int r = 0; r < ROWS; ++r) sums[r][p][i] = fma(x[r], w, sums[r][p][i]);
             }
         }
+        rows.next();
     }
     for (int p = 0; p < PANELS; ++p) {
         for (int r = 0; r < ROWS; ++r) {

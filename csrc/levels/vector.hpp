@@ -22,6 +22,10 @@
 #error "for files of levels/ only: see levels.hpp"
 #endif
 
+// A function that is not put into its callers: a loop that fills the registers shares them with
+// nobody.
+#define ATTENDRITE_APART __attribute__((noinline))
+
 namespace attendrite::ATTENDRITE_LEVEL {
 namespace {
 
@@ -143,6 +147,28 @@ inline Floats exp2(Floats x) {
     p = fma(p, f, all(1.0F));
     return scale(p, n);
 }
+
+// The numbers of one column of some rows, column after column. Three rows are read from one
+// address, by the stride and twice the stride: with an address for each, a loop over six rows would
+// keep some in memory and lose a quarter of its time.
+template <int ROWS>
+class RowSet {
+  public:
+    RowSet(const float* first, std::int64_t stride) : stride_(stride) {
+        for (int i = 0; i < kAddresses; ++i) at_[i] = first + 3 * i * stride;
+    }
+
+    float operator[](int row) const { return at_[row / 3][row % 3 * stride_]; }
+
+    void next() {
+        for (int i = 0; i < kAddresses; ++i) ++at_[i];
+    }
+
+  private:
+    static constexpr int kAddresses = (ROWS + 2) / 3;
+    const float* at_[kAddresses];
+    std::int64_t stride_;
+};
 
 // Transposes kWidth rows of kWidth floats: log2 rounds of interleaving rows i and i + kWidth / 2.
 inline void transpose_square(const float* from, std::int64_t from_stride, float* to,

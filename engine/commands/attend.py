@@ -7,6 +7,9 @@ docs/attend.md says what the columns mean. Attention shows what a model looks at
 examples:
   attendrite attend BUNDLE day1.npz -o attention
   attendrite attend BUNDLE day1.npz -o attention --trials flashes:condition --tokens all
+
+A model of images takes the folder of a static scan for a recording, and DIR holds where the model
+looks: docs/images.md.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import numpy as np
 from .. import errors
 from ..files import folder_written_whole
 from ..recordings import Recording, read
-from . import _options
+from . import _attend_images, _options
 from ._tables import as_json, write_csv
 
 if TYPE_CHECKING:
@@ -50,8 +53,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="begin windows at these intervals; COLUMN names their condition")  # fmt: skip
     add("--tokens", choices=("spikes", "all"), default="spikes",
         help="for heads, without or with START and END; default %(default)s")  # fmt: skip
-    add("--rollout", choices=("mean", "max"), default="mean",
-        help="how the rollout fuses heads; default %(default)s")  # fmt: skip
+    add("--rollout", choices=("mean", "max"),
+        help="how the rollout fuses heads; default mean, of images max as in V1T")  # fmt: skip
+    add("--tier", metavar="NAME", help="of images: which trials; default test")
     add("--null", type=int, default=1000, metavar="R", help="size of a null; default %(default)s")
     add("--seed", type=int, default=0, help="of nulls and untrained models; default %(default)s")
     add("--no-control", action="store_true", help="leave the untrained models out")
@@ -70,6 +74,10 @@ def run(options: argparse.Namespace) -> int:
 
     _check_options(options)
     bundle = Bundle.load(options.bundle)
+    if _attend_images.takes(bundle):
+        return _attend_images.run(options, bundle)
+    if options.tier is not None:
+        raise errors.must("--tier", "come with a model of images", f"a {bundle.manifest.family}")
     engine = _options.engine(options, bundle)
     recording = fitted(
         read(options.recording), engine.manifest, options.map, options.session, options.unknown
@@ -83,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
         spans=_spans(recording, options),
         trials=None if options.trials is None else Trials.parse(options.trials),
         tokens=options.tokens,
-        fuse=options.rollout,
+        fuse=options.rollout or "mean",
         rounds=options.null,
         seed=options.seed,
         task=options.task,

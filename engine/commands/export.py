@@ -1,4 +1,4 @@
-"""Make a bundle from a checkpoint of torch_brain (POYO, POYO+, Calcium POYO+); ONNX too."""
+"""Make a bundle from a checkpoint of torch_brain, V1T or sensorium; ONNX too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ HELP = "make a bundle from a checkpoint"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``attendrite export``."""
-    parser.add_argument("source", help="Lightning checkpoint, a saved state_dict, or a bundle")
+    parser.add_argument(
+        "source",
+        help="Lightning checkpoint, a saved state_dict, V1T's output folder, or a bundle",
+    )
     parser.add_argument("-o", "--out", required=True, metavar="BUNDLE", help="folder to make")
     parser.add_argument(
         "--family",
@@ -23,7 +26,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="what the weights do not tell: sequence_length=1.0, latent_step=0.125, task.NAME=ID",
+        help="what the weights do not tell: sequence_length=1.0, latent_step=0.125, task.NAME=ID, "
+        "linear=false, input_shape=1,36,64",
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="MOUSE=SCAN",
+        help="scan that an image model was trained on: its statistics are kept",
     )
     parser.add_argument("--name", help="what to call the model; default: after the folder")
     parser.add_argument("--training", metavar="FILE.json", help="facts about the training to keep")
@@ -46,12 +57,7 @@ def run(options: argparse.Namespace) -> int:
     from ..capture import Capture
     from ..exporter import export, read_training
 
-    settings = {}
-    for text in options.set:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise errors.must("--set", "read KEY=VALUE", repr(text))
-        settings[key] = value
+    settings, data = _pairs("--set", options.set), _pairs("--data", options.data)
     folder = export(
         options.source,
         options.out,
@@ -64,6 +70,18 @@ def run(options: argparse.Namespace) -> int:
         capture=Capture.parse(text for texts in options.capture for text in texts)
         if options.capture
         else None,
+        data=data,
     )
     print(folder)
     return 0
+
+
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+    """Split what an option was given into names and values."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise errors.must(option, "read KEY=VALUE", repr(text))
+        found[key] = value
+    return found

@@ -1,4 +1,4 @@
-"""C++: the whole forward pass in float32, with no torch in between; see ``csrc/model.cpp``."""
+"""C++ in float32: whole forward passes of POYOs, see ``csrc/model.cpp``, and blocks of V1T."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ from ..capture import Request, Site
 from ..models import Family
 from ..models._perceiver import PerceiverInputs
 from ..models._site import Keys, Queries
+from ..models._vision import ImageModel
 from . import ROLLOUT, _partials, _rollout
+from ._attend import ForwardExecutor
+from ._native_blocks import NativeBlocks
+from ._native_stacked import NativeStacked
 
 PRIORITY = 20
 FAMILIES = ("poyo", "poyo_plus", "calcium_poyo_plus")
+IMAGES = ("sensorium", "v1t")  # whose blocks it has
 
 
 def refuses(family: str, device: str, dtype: str) -> str | None:
     """Serve the families whose layers it has, on the CPU in single precision."""
-    if family not in FAMILIES:
-        return f"runs {', '.join(FAMILIES)}, got {family}; use executor torch"
+    if family not in FAMILIES + IMAGES:
+        return f"runs {', '.join(FAMILIES + IMAGES)}, got {family}; use executor torch"
     if device != "cpu":
         return f"runs on the CPU, got {device}; use executor torch"
     if dtype != "float32":
@@ -32,14 +37,30 @@ def refuses(family: str, device: str, dtype: str) -> str | None:
     return None
 
 
-def load(model: Family, device: torch.device, dtype: torch.dtype) -> NativeExecutor:
+def load(
+    model: Family, device: torch.device, dtype: torch.dtype
+) -> NativeExecutor | ForwardExecutor:
     """Bind the weights.
 
     Raises:
         AttendriteError: They do not make a model.
     """
-    del device, dtype
+    if isinstance(model, ImageModel):
+        return ImageExecutor(model, device, dtype)
     return NativeExecutor(model)
+
+
+class ImageExecutor(ForwardExecutor):
+    """A model of responses to images, blocks or convolutions in C++ and torch between them."""
+
+    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(model, device, dtype, backend=None)
+        if model.sites:
+            heads, n_blocks = model.sites[0].heads, len(model.sites)
+            model.blocks = NativeBlocks(model.weights, n_blocks, heads)
+        else:
+            model.stacked = NativeStacked(model)
+        self.choices |= {"blocks": _core.cpu_level()}
 
 
 class NativeExecutor:

@@ -19,6 +19,8 @@ from torch import Tensor
 from .. import errors, models
 from ..bundle import MANIFEST, Bundle, Manifest, Task, sha256_of
 from ..capture import Capture
+from ..images import STATISTICS
+from ..scans import read_scan
 from . import _files, _image_models, _torch_brain, _v1t_folder
 
 __all__ = ["TorchModel", "export", "read_training"]
@@ -46,6 +48,7 @@ def export(
     force: bool = False,
     onnx: bool = False,
     capture: Capture | None = None,
+    data: Mapping[str, str | Path] | None = None,
 ) -> Path:
     """Write a bundle from a checkpoint, or add an ONNX graph to a bundle.
 
@@ -63,6 +66,8 @@ def export(
         force: Replace a bundle that is there.
         onnx: Also write the model as ``graph.onnx``, see docs/onnx.md; needs the package ``onnx``.
         capture: Statistics that are outputs of the graph too.
+        data: For image models by mouse the scan of its training, a folder or zip: its statistics
+            are kept, by which raw images are scaled and behaviour has a mean.
 
     Returns:
         The folder.
@@ -75,13 +80,15 @@ def export(
     if capture is not None and not onnx:
         raise errors.must("capture", "come with onnx", "it alone", "add --onnx")
     if isinstance(source, str | Path) and (Path(source) / MANIFEST).is_file():
-        if not onnx or any((family, settings, name, training)):
+        if not onnx or any((family, settings, name, training, data)):
             be = "come with --onnx and nothing that is in it already"
             raise errors.must("a bundle as the source", be, str(source))
         bundle = Bundle.load(source)
     else:
-        bundle = _converted(source, out, family, settings, name, training)
+        bundle = _converted(source, out, family, settings, name, _with_scans(training, data))
     models.check_weights(bundle)
+    for mouse in data or {}:
+        errors.choice("mouse", mouse, bundle.manifest.sessions)
     bundle.save(out, force=force, graph=_graph(bundle, capture) if onnx else None)
     return Path(out)
 
@@ -260,6 +267,14 @@ def _like(example: Any, name: str, said: Any) -> Any:
 def _shown(example: Any) -> str:
     """Write an example as --set takes it."""
     return ",".join(map(str, example)) if isinstance(example, list) else str(example).lower()
+
+
+def _with_scans(
+    training: Mapping[str, Any] | None, data: Mapping[str, str | Path] | None
+) -> dict[str, Any]:
+    """Add the statistics of scans to the facts about the training."""
+    found = {mouse: read_scan(path).statistics for mouse, path in (data or {}).items()}
+    return {**(training or {}), **({STATISTICS: found} if found else {})}
 
 
 def _training(facts: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -72,13 +72,20 @@ class Names:
     shifter: str
 
 
+class Stacked(Protocol):
+    """Another way to run a model with a stacked core."""
+
+    def responses(self, images: Tensor, inputs: ImageInputs) -> Tensor:
+        """Return the responses, ``[B, U]``, to what the core sees, ``[B, C, H, W]``."""
+
+
 class ImageModel(ABC):
     """What models of responses to images have in common; see :class:`attendrite.models.Family`.
 
     A family says what its core sees and what it makes of it.
 
     Attributes:
-        covariates: Which of behaviour and pupil the model reads.
+        stacked: How core and read-out are run instead; ``None``: in torch.
     """
 
     batch = ImageBatch
@@ -94,18 +101,19 @@ class ImageModel(ABC):
         self.manifest, self.weights = manifest, weights
         self.config = checked(manifest, self.examples)
         first = next(iter(manifest.sessions))
-        kept = self._readout(first, self.names.features)
+        kept = self.readout(first, self.names.features)
         self.device, self.dtype = kept.device, kept.dtype
+        self.stacked: Stacked | None = None
         self._positions = {mouse: self.positions(mouse) for mouse in manifest.sessions}
 
     @property
     def covariates(self) -> tuple[str, ...]:
         """Name which of behaviour and pupil the model reads."""
-        return ("pupil",) if self._shifts else ()
+        return ("pupil",) if self.shifts else ()
 
     @property
-    def _shifts(self) -> bool:
-        """Whether read-out positions move with the pupil."""
+    def shifts(self) -> bool:
+        """Whether positions of the read-out move with the pupil."""
         first = next(iter(self.manifest.sessions))
         return f"{self.names.shifter.format(first)}.mlp.0.weight" in self.weights
 
@@ -123,7 +131,7 @@ class ImageModel(ABC):
 
     def n_units(self, mouse: str) -> int:
         """Number of neurons of a mouse."""
-        return len(self._readout(mouse, "bias"))
+        return len(self.readout(mouse, "bias"))
 
     def inputs(self, batch: ImageBatch) -> ImageInputs:
         """Turn a checked batch into tensors.
@@ -170,7 +178,13 @@ class ImageModel(ABC):
 
     def forward(self, inputs: ImageInputs, attend: Attend) -> Tensor:
         """Return the responses, ``[B, U]``: a rate, 0 at least."""
+        if self.stacked is not None:
+            return self.stacked.responses(self.seen(inputs), inputs)
         return F.elu(self.drive(inputs, self.core(inputs, attend))) + 1
+
+    def seen(self, inputs: ImageInputs) -> Tensor:
+        """Return what the core sees, before covariates, ``[B, C, H, W]``."""
+        return inputs.images
 
     @abstractmethod
     def core(self, inputs: ImageInputs, attend: Attend) -> Tensor:
@@ -180,11 +194,11 @@ class ImageModel(ABC):
         """Read the neurons out of features ``[B, D, h, w]``, before the output's nonlinearity."""
         mouse = inputs.mouse
         where = self._positions[mouse].expand(len(features), -1, 2)
-        if self._shifts and inputs.shift:
+        if self.shifts and inputs.shift:
             where = where + self.shift(inputs)[:, None]
         taken = F.grid_sample(features, where[:, :, None], align_corners=True)[..., 0]  # [B, D, U]
-        weights = self._readout(mouse, self.names.features).flatten(0, 2)  # [D, U]
-        return torch.einsum("bdu,du->bu", taken, weights) + self._readout(mouse, "bias")
+        weights = self.readout(mouse, self.names.features).flatten(0, 2)  # [D, U]
+        return torch.einsum("bdu,du->bu", taken, weights) + self.readout(mouse, "bias")
 
     def shift(self, inputs: ImageInputs) -> Tensor:
         """Return by how much the read-out moves, x and y, ``[B, 2]``."""
@@ -246,7 +260,8 @@ class ImageModel(ABC):
         kept = np.ascontiguousarray(array)
         return torch.from_numpy(kept).to(self.device, self.dtype, copy=kept is array)
 
-    def _readout(self, mouse: str, what: str) -> Tensor:
+    def readout(self, mouse: str, what: str) -> Tensor:
+        """Return a weight of a mouse's read-out."""
         return self.weights[f"{self.names.readout.format(mouse)}.{what}"]
 
 

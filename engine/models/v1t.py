@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -75,13 +75,18 @@ SIZES = {"emb_dim": 155, "num_blocks": 4, "num_heads": 4, "mlp_dim": 488, "use_l
 
 
 class Model(ImageModel):
-    """V1T with its weights; see :class:`attendrite.models.Family`."""
+    """V1T with its weights; see :class:`attendrite.models.Family`.
+
+    Attributes:
+        blocks: How tokens are computed by themselves.
+    """
 
     names = Names("readouts.{}", "features", "core_shifter.{}")
     examples: ClassVar[Mapping[str, Any]] = {**NEEDS, "core": "vit"}
 
     def __init__(self, manifest: Manifest, weights: Mapping[str, Tensor]) -> None:
         super().__init__(manifest, weights)
+        self.blocks: Blocks = TorchBlocks(weights)
         if self.config["core"] == "vit":
             heads, width = int(self.config["num_heads"]), int(self.config["emb_dim"])
             self.sites = tuple(
@@ -230,22 +235,18 @@ class Model(ImageModel):
         else:
             images = _shifted(images, size // 2) if mode == SHIFTED else images
             x = F.unfold(images, size, stride=stride).transpose(1, 2)
-            x = F.linear(self.norm(f"{name}.{before}", x), weight, bias)
+            x = F.linear(normalised(self.weights, f"{name}.{before}", x), weight, bias)
         if after is not None:
-            x = self.norm(f"{name}.{after}", x)
+            x = normalised(self.weights, f"{name}.{after}", x)
         first = self.weights[f"{EMBEDDING}.cls_token"].expand(len(x), 1, -1)
         return torch.cat((first, x), 1) + self.weights[f"{EMBEDDING}.pos_embedding"]
 
     def block(self, i: int, x: Tensor, inputs: ImageInputs, attend: Attend) -> Tensor:
         """Run a block on tokens ``[B, N, d]``."""
-        w, name = self.weights, f"core.transformer.blocks.{i}"
         if self.config["behavior_mode"] in (BEHAVIOR, WITH_PUPIL, BY_MOUSE):
-            x = x + self.state(name, inputs)[:, None]
-        x = x + self.attended(name, f"block.{i}", x, inputs, attend)
-        hidden = self.norm(f"{name}.mlp.model.0", x)
-        hidden = F.linear(hidden, w[f"{name}.mlp.model.1.weight"], w[f"{name}.mlp.model.1.bias"])
-        hidden = F.gelu(hidden)
-        return x + F.linear(hidden, w[f"{name}.mlp.model.4.weight"], w[f"{name}.mlp.model.4.bias"])
+            x = x + self.state(f"core.transformer.blocks.{i}", inputs)[:, None]
+        x = self.blocks.joined(i, x, self.attended(i, x, inputs, attend))
+        return self.blocks.feed_forward(i, x)
 
     def state(self, name: str, inputs: ImageInputs) -> Tensor:
         """Return what behaviour, and the pupil in some modes, adds to every token, ``[B, d]``."""
@@ -259,15 +260,13 @@ class Model(ImageModel):
             )
         return x
 
-    def attended(
-        self, name: str, site: str, x: Tensor, inputs: ImageInputs, attend: Attend
-    ) -> Tensor:
-        """Return what tokens take from each other, ``[B, N, d]``."""
-        w, width = self.weights, x.shape[2]
-        weight, bias = w[f"{name}.mha.projection.0.weight"], w[f"{name}.mha.projection.0.bias"]
-        qkv = F.linear(self.norm(f"{name}.mha.layer_norm", x), w[f"{name}.mha.to_qkv.weight"])
+    def attended(self, i: int, x: Tensor, inputs: ImageInputs, attend: Attend) -> Tensor:
+        """Return what tokens take from each other by head, ``[B, H, N, d]``."""
+        width, name = x.shape[2], f"core.transformer.blocks.{i}.mha"
+        weight = self.weights[f"{name}.projection.0.weight"]
+        qkv = self.blocks.qkv(i, x)
         q, k, v = qkv.view(*qkv.shape[:2], 3, -1, width).permute(2, 0, 3, 1, 4)
-        own = w[f"{name}.mha.scale"].view(-1, 1, 1)  # of the scores, for each head where learned
+        own = self.weights[f"{name}.scale"].view(-1, 1, 1)  # of the scores; by head where learned
         if not torch.allclose(own, own.new_tensor(width**-0.5), rtol=1e-6, atol=0):
             q = q * (own * width**0.5)
         keys = inputs.keys
@@ -277,15 +276,59 @@ class Model(ImageModel):
         def project(out: Tensor) -> Tensor:
             return torch.einsum("bhqd,ohd->bhqo", out, weight.view(len(weight), -1, width))
 
-        out = attend(
-            site, q, k, v, keys=keys, queries=inputs.queries, rotate_values=False, project=project
-        )
-        return F.linear(out.transpose(1, 2).flatten(2), weight, bias)
+        return attend(
+            self.sites[i].name, q, k, v,
+            keys=keys, queries=inputs.queries, rotate_values=False, project=project,
+        )  # fmt: skip
 
-    def norm(self, name: str, x: Tensor) -> Tensor:
-        """Normalise the features of ``x [..., d]``."""
-        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
-        return F.layer_norm(x, (x.shape[-1],), weight, bias, EPS)
+
+class Blocks(Protocol):
+    """What a block does to each token by itself; tokens are ``[B, N, d]``."""
+
+    def qkv(self, i: int, x: Tensor) -> Tensor:
+        """Return queries, keys and values of normalised tokens, ``[B, N, 3 H d]``."""
+
+    def joined(self, i: int, x: Tensor, out: Tensor) -> Tensor:
+        """Return ``x`` plus the projected outputs of the heads, ``[B, H, N, d]``."""
+
+    def feed_forward(self, i: int, x: Tensor) -> Tensor:
+        """Return ``x`` plus the feed-forward part of it."""
+
+
+class TorchBlocks:
+    """The same in torch.
+
+    Args:
+        weights: Of the model.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self._weights = weights
+
+    def qkv(self, i: int, x: Tensor) -> Tensor:
+        """See :class:`Blocks`."""
+        name = f"core.transformer.blocks.{i}.mha"
+        normed = normalised(self._weights, f"{name}.layer_norm", x)
+        return F.linear(normed, self._weights[f"{name}.to_qkv.weight"])
+
+    def joined(self, i: int, x: Tensor, out: Tensor) -> Tensor:
+        """See :class:`Blocks`."""
+        name = f"core.transformer.blocks.{i}.mha.projection.0"
+        return x + self._linear(name, out.transpose(1, 2).flatten(2))
+
+    def feed_forward(self, i: int, x: Tensor) -> Tensor:
+        """See :class:`Blocks`."""
+        name = f"core.transformer.blocks.{i}.mlp.model"
+        hidden = F.gelu(self._linear(f"{name}.1", normalised(self._weights, f"{name}.0", x)))
+        return x + self._linear(f"{name}.4", hidden)
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        return F.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
+
+
+def normalised(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    """Normalise the features of ``x [..., d]``."""
+    return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], EPS)
 
 
 def _cropped(config: Mapping[str, Any]) -> tuple[int, int]:
