@@ -22,8 +22,10 @@ $(VENV)/.ok: pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/* csr
 demo: $(VENV)/.ok ## decode held-out time of two real recordings; writes demo_report/
 	$(BIN)/attendrite demo
 
+# Files of tests that run at a time.
+AT_ONCE ?= 2
 test: $(VENV)/.ok ## run the tests
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n $(AT_ONCE) --dist loadfile
 
 CPP := -G Ninja -DATTENDRITE_BUILD_PYTHON=OFF -DATTENDRITE_BUILD_TESTS=ON -DATTENDRITE_WERROR=ON \
 	$(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
@@ -63,11 +65,11 @@ types: $(VENV)/.ok ## mypy --strict on the shipped copy
 
 bench: $(VENV)/.ok ## run the CPU benchmarks beside their peers; rows go to benchmarks/results/
 	$(PIP) -e ".[peers]" --no-build-isolation
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py binning tokenize group attention decode latency ablation --json benchmarks/results
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py binning tokenize group attention decode latency ablation fields fits --json benchmarks/results
 	$(BIN)/python benchmarks/tables.py
 
 # What packaging can break: files that are missing, the libraries, the commands, every extra once.
-WHEEL_TESTS := ablate_command attention c_api core decode_command demo engine main merge_partials native onnx \
+WHEEL_TESTS := ablate_command attention c_api core decode_command demo engine fields_command image_models main merge_partials native onnx \
 	recordings_nwb run_command shards tokenize_poyo verify
 wheel-test: $(VENV)/.ok ## build sdist and wheel, install in a clean environment, run the tests that packaging can break
 	rm -rf build/dist build/wheel-venv
@@ -76,7 +78,7 @@ wheel-test: $(VENV)/.ok ## build sdist and wheel, install in a clean environment
 	$(BIN)/python -m venv build/wheel-venv
 	build/wheel-venv/bin/pip install -q -c constraints.txt torch
 	build/wheel-venv/bin/pip install -q -c constraints.txt "$$(ls build/dist/*.whl)[test]"
-	build/wheel-venv/bin/pytest -q -m "not slow" -p no:cacheprovider $(WHEEL_TESTS:%=tests/test_%.py)
+	build/wheel-venv/bin/pytest -q -n $(AT_ONCE) --dist loadfile -m "not slow" -p no:cacheprovider $(WHEEL_TESTS:%=tests/test_%.py)
 
 SECONDS_EACH ?= 60
 fuzz: $(VENV)/.ok ## mutate files for every reader of foreign bytes, SECONDS_EACH each

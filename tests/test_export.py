@@ -366,9 +366,8 @@ class TestRefusals:
         refused("unknown model family 'lstm'; known: ", LIGHTNING, out, family="lstm")
         refused("weights must hold rows of 'task_emb.weight'", LIGHTNING, out, family="poyo_plus")
         state.pop("readout.weight")
-        refused(
-            "the source must be one of calcium_poyo_plus, poyo, poyo_plus, sensorium, v1t, got none", state, out
-        )
+        known = "calcium_poyo_plus, poyo, poyo_plus, sensorium, v1t"
+        refused(f"the source must be one of {known}, got none", state, out)
 
     def test_another_prefix_in_one_file(self, out: Path, state: dict[str, Any]) -> None:
         source = {"model." + name: value for name, value in state.items()} | {"loss": torch.ones(1)}

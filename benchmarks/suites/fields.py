@@ -6,8 +6,8 @@ pixels), whose files the environment variables ``SENSORIUM_LN`` and ``SENSORIUM_
 not. ``fields/v1t_float32``: V1T as published (8372 units), random weights.
 
 Ours is a shard of the job that ``attendrite fields`` runs. ``+products`` is what of it cannot be
-left out: the products of images with the linear model and of responses with images, by our own
-compiled code, from numbers that are there already. ``torch_addmm`` knows that a linear model is one
+left out: our compiled products of images with a linear model and of responses with images, on
+numbers that are there already. ``torch_addmm`` knows that a linear model is one
 matrix (``fields/ln``), ``torch_conv2d`` runs its layers; both make noise with ``torch.rand`` and
 add up products of float32 in float64, as we do. ``v1t`` is the published code and its script's
 einsum, in evaluation mode and, as the script was published, with dropout (``v1t_dropout``: its
@@ -19,9 +19,10 @@ The sums of some units are held against the same in float64; errors are shares o
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from attendrite import Bundle, Engine, _core, export
 from attendrite.bundle import Manifest
 from attendrite.fields import BLOCK, EngineResponder, FieldSums, Settings, job
 from attendrite.images import ImageBatch
+from attendrite.kernels import noise_sum
 from attendrite.models import load
 from attendrite.models.v1t import NEEDS, SIZES
 from fma_peak import peak
@@ -50,7 +52,7 @@ IMAGES = {"ln": 4 * BLOCK, "cnn": BLOCK // 2, "v1t": 4}
 SIZES_TRIED = (1, 4, 16, 64)  # images that a peer's model takes at a time: the fastest is timed
 SEED, CHECKED = 5, 24  # of the peers' noise; units
 TOLERANCE = 1e-5
-HIGH = 1024.0  # of a pixel that is alone
+NOT_LINEAR = re.compile(r"core\..*\.(bias|running_mean)|readout\.[^.]+\.bias")
 Sums = tuple[Tensor, Tensor]  # of responses times images, [U, P], and of responses, [U]
 
 
@@ -178,19 +180,24 @@ class Linear(Loop):
 
     @cached_property
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weights and bias of all units, float32: what one pixel after the other adds."""
-        model: Any = Engine(self.bundle, executor="reference", threads=1).model
-
-        def drive(images: Tensor) -> Tensor:
-            inputs = model.inputs(self.batch(images))
-            found: Tensor = model.drive(inputs, model.core(inputs, None))
-            return found
-
+        """Weights and bias of all units, float32: the drives of single pixels without biases."""
+        bare = {
+            name: torch.zeros_like(weight) if NOT_LINEAR.fullmatch(name) else weight
+            for name, weight in self.bundle.weights.items()
+        }
         with torch.inference_mode():
-            bias = drive(torch.zeros(1, self.job.pixels))
-            high = HIGH * torch.eye(self.job.pixels)  # so that differences lose no digits
-            found = [(drive(pixels) - bias) / HIGH for pixels in high.split(64)]
-            return torch.cat(found).T.contiguous(), bias[0].contiguous()
+            pixels = torch.eye(self.job.pixels).split(64)
+            found = [self.drive(bare, some) for some in pixels]
+            bias = self.drive(self.bundle.weights, torch.zeros(1, self.job.pixels))[0]
+            return torch.cat(found).T.contiguous(), bias.contiguous()
+
+    def drive(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Return what goes into the nonlinearity, ``[N, U]``, float32."""
+        bundle = Bundle(self.bundle.manifest, weights)
+        model: Any = Engine(bundle, executor="reference", threads=1).model
+        inputs = model.inputs(self.batch(images))
+        found: Tensor = model.drive(inputs, model.core(inputs, None))
+        return found
 
     def exact(self, images: Tensor) -> Tensor:
         """Return the responses of the checked units, ``[N, some]``."""
@@ -235,28 +242,27 @@ class Rolling(EngineResponder):
 
 
 def products(loop: Linear) -> Contestant:
-    """The two products of each block, on numbers that are there and packed."""
+    """The two products of each block alone, of numbers that are there."""
     weights, bias = (x.numpy() for x in loop.folded)
-    images = loop.own[0][:BLOCK]
-    n, (units, pixels) = len(images), weights.shape
+    images = loop.own[0]
+    units, pixels = weights.shape
     model = _core.Affine(weights.reshape(units, *loop.job.stimuli.shape), bias)
-    responses = torch.empty(n, units)
-
-    def respond() -> None:
-        model.run(images.data_ptr(), n, responses.data_ptr(), 1)
-
-    respond()
-    by_unit = responses.T.contiguous()
-    sums = _core.Rows(False, images.T.contiguous().numpy(), np.zeros(pixels, np.float32))
-    out = torch.empty(units, pixels)
+    responses = torch.empty(min(BLOCK, len(images)), units)
+    sums = noise_sum.Sums.zeros(units, pixels)
 
     def call() -> Sums:
-        for _ in range(loop.images // n):
-            respond()
-            sums.run(by_unit.data_ptr(), units, n, 0, pixels, out.data_ptr(), pixels, 1)
-        return out, responses.sum(0)
+        for block in images.split(len(responses)):
+            model.run(block.data_ptr(), len(block), responses.data_ptr(), 1)
+            noise_sum.noise_sum(responses[: len(block)], block, sums)
+        return sums.products, sums.responses
 
-    return loop.contestant("attendrite:native+products", call, images, loop.own[1][:n])
+    def prepare() -> None:
+        one_thread()
+        for total in sums.tensors:
+            total.zero_()
+
+    found = loop.contestant("attendrite:native+products", call, *loop.own)
+    return replace(found, prepare=prepare)
 
 
 def torch_addmm(loop: Linear) -> Contestant:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import errors
 from ..capture import AXES, Request
 from ..kernels.attention import OPERATION, Attention, attention, request
 from ..models import Family
@@ -56,6 +57,8 @@ class ForwardExecutor:
         self, inputs: Any, plan: Mapping[str, Mapping[str, Request]], rollout: str | None = None
     ) -> tuple[Tensor | dict[str, Tensor], dict[tuple[str, str], Tensor]]:
         """Return the prediction and what was asked for; differentiable."""
+        if rollout is not None and inputs.grid is not None and inputs.readout is None:
+            raise errors.must("a model with a rollout", "have a class token", "patches only")
         captured: dict[tuple[str, str], Tensor] = {}
         sites = {site.name: site for site in self.model.sites}
         layers = []

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from ..models._blocks import BlockNames, block
 
 Weights = Mapping[str, Tensor]
 
 
 class NativeBlocks:
-    """See :class:`attendrite.models.v1t.Blocks`; float32 on the CPU, without gradients.
+    """See :class:`attendrite.models._blocks.Blocks`; float32 on the CPU, without gradients.
 
     The gain and offset of a normalisation are folded into the product that follows it, in float64.
 
@@ -22,33 +23,30 @@ class NativeBlocks:
         weights: Of the model; copied.
         n_blocks: Number of blocks.
         heads: Number of heads.
+        names: Of the layers of a block.
     """
 
-    def __init__(self, weights: Weights, n_blocks: int, heads: int) -> None:
+    def __init__(self, weights: Weights, n_blocks: int, heads: int, names: BlockNames) -> None:
         self._qkv, self._joined, self._feed_forward = [], [], []
         for i in range(n_blocks):
-            name = f"core.transformer.blocks.{i}"
-            qkv = weights[f"{name}.mha.to_qkv.weight"]
+            name, after = block(i), f"{block(i)}.{names.feed_forward}"
+            qkv = weights[f"{name}.{names.qkv}.weight"]
             norm = f"{name}.mha.layer_norm"
             self._qkv.append(_Rows(*_folded(weights, norm, qkv, None), normed=True))
-            weight = weights[f"{name}.mha.projection.0.weight"].chunk(heads, 1)
-            bias = weights[f"{name}.mha.projection.0.bias"]
-            nothing = torch.zeros_like(bias)
-            biases = [bias if h == 0 else nothing for h in range(heads)]
-            self._joined.append([_Rows(*pair) for pair in zip(weight, biases, strict=True)])
-            up, down = (
-                (weights[f"{name}.mlp.model.{j}.weight"], weights[f"{name}.mlp.model.{j}.bias"])
-                for j in (1, 4)
-            )
-            first = _folded(weights, f"{name}.mlp.model.0", *up)
-            self._feed_forward.append(_Rows(*first, normed=True, then=down))
+            joined, bias = _product(weights, f"{name}.mha.projection.0")
+            biases = [bias if h == 0 else torch.zeros_like(bias) for h in range(heads)]
+            pairs = zip(joined.chunk(heads, 1), biases, strict=True)
+            self._joined.append([_Rows(*pair) for pair in pairs])
+            first = _folded(weights, f"{after}.0", *_product(weights, f"{after}.1"))
+            then = _product(weights, f"{after}.4")
+            self._feed_forward.append(_Rows(*first, normed=True, then=then))
 
     def qkv(self, i: int, x: Tensor) -> Tensor:
-        """Return queries, keys and values, ``[B, N, 3 H d]``."""
+        """Return queries, keys and values, ``[B, N, 3 H D]``."""
         return self._qkv[i](x)
 
     def joined(self, i: int, x: Tensor, out: Tensor) -> Tensor:
-        """Return ``x`` plus the projected outputs of the heads, ``[B, H, N, d]``."""
+        """Return ``x`` plus the projected outputs of the heads, ``[B, H, N, D]``."""
         total = x.clone()
         for b, heads in enumerate(out):
             for head, rows in zip(heads, self._joined[i], strict=True):
@@ -88,6 +86,13 @@ class _Rows:
             out.data_ptr(), width, torch.get_num_threads(),
         )  # fmt: skip
         return out
+
+
+def _product(weights: Weights, name: str) -> tuple[Tensor, Tensor]:
+    """Return weight and bias; a bias that the file lacks is 0."""
+    weight = weights[f"{name}.weight"]
+    bias = weights.get(f"{name}.bias")
+    return weight, weight.new_zeros(len(weight)) if bias is None else bias
 
 
 def _folded(

@@ -57,7 +57,7 @@ class ImageExecutor(ForwardExecutor):
         super().__init__(model, device, dtype, backend=None)
         if model.sites:
             heads, n_blocks = model.sites[0].heads, len(model.sites)
-            model.blocks = NativeBlocks(model.weights, n_blocks, heads)
+            model.blocks = NativeBlocks(model.weights, n_blocks, heads, model.block_names)
         else:
             model.stacked = NativeStacked(model)
         self.choices |= {"blocks": _core.cpu_level()}

@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from .. import errors, models
 from ..bundle import GRAPH, REMAKE
-from ..capture import AXES, Request
+from ..capture import AXES, STATISTICS, Request
 from ..models._perceiver import PerceiverInputs, PerceiverModel
+from ..models._vision import ImageInputs, ImageModel
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -30,6 +31,7 @@ PACKAGES = ("onnx", "onnxruntime")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 OF_QUERIES = ("query_times", "task_rows")  # of which there may be none
 WHOLE = "executor 'onnx' cannot run a part of its graph; use executor native or torch"
+TORCH = "take executor native or torch"
 ERRORS_ONLY = 3  # of the log levels of onnxruntime
 
 Plan = Mapping[str, Mapping[str, Request]]
@@ -37,7 +39,7 @@ Plan = Mapping[str, Mapping[str, Request]]
 
 def refuses(family: str, device: str, dtype: str) -> str | None:
     """Refuse other models, float64, devices without a provider, and to run without the packages."""
-    if not issubclass(models.load(family), PerceiverModel):
+    if not issubclass(models.load(family), PerceiverModel | ImageModel):
         return f"has no graph of a {family} model; take executor torch"
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -58,7 +60,7 @@ def load(
 ) -> Executor:
     """Bind the graph of the bundle, or make one where it has none."""
     del dtype
-    assert isinstance(model, PerceiverModel)  # others were refused
+    assert isinstance(model, PerceiverModel | ImageModel)  # others were refused
     return Executor(model, device, graph)
 
 
@@ -74,7 +76,9 @@ class Executor:
         AttendriteError: The file is not such a graph, or does not fit the model.
     """
 
-    def __init__(self, model: PerceiverModel, device: torch.device, graph: bytes | None) -> None:
+    def __init__(
+        self, model: PerceiverModel | ImageModel, device: torch.device, graph: bytes | None
+    ) -> None:
         from .. import graph as graphs
 
         self._graphs = graphs
@@ -96,13 +100,15 @@ class Executor:
         """Return the prediction and what was asked for.
 
         Raises:
-            AttendriteError: A rollout, or a statistic that a graph does not give.
+            AttendriteError: A rollout, a statistic that a graph does not give, or images that are
+                cropped already or read without a shift.
         """
         if rollout is not None:
             raise errors.must("rollout", "be asked of executor torch", "executor onnx")
         session = self._session(plan)
         names = self._graphs.outputs(self.model, plan)
-        arrays = {name: _some(name, x) for name, x in feed(inputs).items()}
+        given = self._images(inputs) if isinstance(inputs, ImageInputs) else feed(inputs)
+        arrays = {name: _some(name, x) for name, x in given.items()}
         found = session.run(names, arrays)
         values = {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
         n_windows, n_tokens = inputs.keys.times.shape
@@ -110,11 +116,11 @@ class Executor:
             values = {name: x[:0] for name, x in values.items()}
         captured = {}
         for site, wanted in plan.items():
-            for name in wanted:
+            for name in (name for statistic in wanted for name in STATISTICS[statistic]):
                 value = values[f"attention/{site}/{name}"]
                 by_token = site == "encoder" and AXES[name][-1] == "key"
                 captured[site, name] = value[..., :n_tokens] if by_token else value
-        if inputs.task_rows is None:
+        if isinstance(inputs, ImageInputs) or inputs.task_rows is None:
             return values["prediction"], captured
         asked = set(inputs.task_rows.unique().tolist())
         tasks = [task.name for task in self.model.manifest.tasks if task.id in asked]
@@ -136,12 +142,25 @@ class Executor:
         """Refuse, likewise."""
         raise errors.AttendriteError(WHOLE)
 
+    def _images(self, inputs: ImageInputs) -> dict[str, NDArray[Any]]:
+        """Name the inputs of a graph of images."""
+        assert isinstance(self.model, ImageModel)  # whose inputs they are
+        if inputs.cropped and "center_crop" in self.model.config:
+            be = "be whole, the graph crops and resizes them"
+            raise errors.must("images", be, "cropped ones", TORCH)
+        if self.model.shifts and not inputs.shift:
+            raise errors.must("shift", "be on, the graph moves the read-out", "off", TORCH)
+        read = {name: getattr(inputs, name) for name in ("images", *self.model.covariates)}
+        arrays = {name: x.cpu().numpy() for name, x in read.items()}
+        return arrays | {"mouse": np.array([self.model.manifest.sessions[inputs.mouse]])}
+
     def _session(self, plan: Plan) -> InferenceSession:
         """Return the session that gives what the plan asks; its first call makes it."""
         key = self._graphs.captures(plan)
         if key not in self._sessions:
             model = self.model
-            data = self._graphs.build(model.manifest, model.layers.weights, plan)
+            of = model.layers if isinstance(model, PerceiverModel) else model
+            data = self._graphs.build(model.manifest, of.weights, plan)
             self._sessions[key] = self._opened(data)
         return self._sessions[key]
 

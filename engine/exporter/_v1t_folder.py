@@ -20,6 +20,8 @@ WEIGHTS = ("ckpt/model_state.pt", "model_state.pt")
 ARGUMENTS = ("args.yaml", "args.json")
 KEPT = "model"
 FRANKE = "franke2022"  # whose images are of the core's size
+# What the arguments of some cores lack. Of transformers, the shapes of the weights check the rest.
+LACKING = {"linear": False, "patch_mode": 0, "patch_size": 8, "patch_stride": 1}
 LONGEST = 1 << 20  # bytes of arguments
 
 
@@ -45,7 +47,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     facts = {"file": path.name, "sha256": sha256_of(path), "layout": "v1t"}
     state = read_tensors(path, KEPT)
     resized = given.get("resize_image", 1) and given.get("ds_name") != FRANKE
-    return state, {"linear": False, **given, "resize_image": bool(resized)}, facts
+    return state, {**LACKING, **given, "resize_image": bool(resized)}, facts
 
 
 def _one(folder: Path, names: tuple[str, ...]) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeAlias
 
 import onnx
 import torch
@@ -15,11 +16,12 @@ from torch import Tensor
 
 from .. import errors, models
 from ..bundle import GRAPH, LONGEST_GRAPH, REMAKE, Manifest
-from ..capture import Capture, Request
+from ..capture import STATISTICS, Capture, Request
+from ..models import v1t
 from ..models._perceiver import PerceiverModel
-from . import _statistics
+from ..models._vision import ImageModel
+from . import _images, _perceiver, _statistics, _v1t
 from ._builder import Builder
-from ._perceiver import Forward
 
 __all__ = ["build", "captures", "check", "fits", "outputs"]
 
@@ -27,6 +29,25 @@ CAPTURES = "captures"
 DOMAINS = ("", "ai.onnx")
 
 Plan = Mapping[str, Mapping[str, Request]]
+Model: TypeAlias = "PerceiverModel | ImageModel"
+
+
+class Forward(Protocol):
+    """Writes the forward pass of a model into a graph."""
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """What can be had of its attention."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a reader of the file can look up; JSON can hold it."""
+
+    def declare(self) -> None:
+        """Write the inputs."""
+
+    def write(self) -> None:
+        """Write inputs, layers and outputs."""
 
 
 def build(manifest: Manifest, weights: Mapping[str, Tensor], plan: Plan) -> bytes:
@@ -41,27 +62,26 @@ def build(manifest: Manifest, weights: Mapping[str, Tensor], plan: Plan) -> byte
         AttendriteError: Another kind of model, a statistic that a graph does not give, or a file
             above 2 GB.
     """
-    _statistics.refuse(plan)
     family = models.load(manifest.family)
-    if not issubclass(family, PerceiverModel):
-        raise errors.must("a model with an ONNX graph", "be a POYO", manifest.family)
+    if not issubclass(family, PerceiverModel | ImageModel):
+        raise errors.must("a model with an ONNX graph", "be known to this one", manifest.family)
     model = family(manifest, {name: t.detach().cpu().double() for name, t in weights.items()})
     builder = Builder()
+    forward = _forward(builder, model, plan)
+    _statistics.refuse(plan, forward.statistics)
     with torch.inference_mode():
-        Forward(builder, model, plan).write()
+        forward.write()
+    tables = {
+        **forward.facts,
+        "units": dict(manifest.units),
+        "sessions": dict(manifest.sessions),
+        "tasks": {task.name: task.id for task in manifest.tasks},
+    }
     facts = {
         "family": manifest.family,
         "name": manifest.name,
-        "sequence_length": str(model.layers.config.sequence_length),
         CAPTURES: captures(plan),
-        **{
-            name: json.dumps(table, ensure_ascii=False)
-            for name, table in (
-                ("units", dict(manifest.units)),
-                ("sessions", dict(manifest.sessions)),
-                ("tasks", {task.name: task.id for task in manifest.tasks}),
-            )
-        },
+        **{name: json.dumps(table, ensure_ascii=False) for name, table in tables.items()},
     }
     graph = builder.model(manifest.family, facts)
     if graph.ByteSize() > LONGEST_GRAPH:
@@ -100,7 +120,7 @@ def check(data: bytes) -> onnx.ModelProto:
     return model
 
 
-def fits(graph: onnx.ModelProto, model: PerceiverModel) -> str:
+def fits(graph: onnx.ModelProto, model: Model) -> str:
     """Return which captures a graph gives, in the words of :func:`captures`.
 
     Raises:
@@ -109,7 +129,7 @@ def fits(graph: onnx.ModelProto, model: PerceiverModel) -> str:
     facts = {entry.key: entry.value for entry in graph.metadata_props}
     plan = Capture.parse(facts.get(CAPTURES, "").split()).plan(model.sites)
     builder = Builder()
-    Forward(builder, model, plan).declare()
+    _forward(builder, model, plan).declare()
     for what, has, needed in (
         ("inputs", _kinds(graph.graph.input), _kinds(builder.inputs)),
         ("outputs", {value.name for value in graph.graph.output}, set(outputs(model, plan))),
@@ -120,17 +140,34 @@ def fits(graph: onnx.ModelProto, model: PerceiverModel) -> str:
     return captures(plan)
 
 
-def outputs(model: PerceiverModel, plan: Plan) -> list[str]:
+def outputs(model: Model, plan: Plan) -> list[str]:
     """Name the outputs of a graph."""
     tasks = [f"prediction/{task.name}" for task in model.manifest.tasks]
-    attention = [f"attention/{site}/{name}" for site, found in plan.items() for name in found]
+    attention = [
+        f"attention/{site}/{name}"
+        for site, found in plan.items()
+        for statistic in found
+        for name in STATISTICS[statistic]
+    ]
     return (tasks or ["prediction"]) + attention
 
 
+def _forward(builder: Builder, model: Model, plan: Plan) -> Forward:
+    if isinstance(model, PerceiverModel):
+        return _perceiver.Forward(builder, model, plan)
+    of_images = _v1t.V1TForward if isinstance(model, v1t.Model) else _images.Forward
+    return of_images(builder, model, plan)
+
+
 def _kinds(values: Iterable[onnx.ValueInfoProto]) -> set[str]:
-    """Name values with their types."""
+    """Name values with their types, and with the sizes of axes that have one."""
     kind = onnx.TensorProto.DataType.Name
-    return {f"{value.name} ({kind(value.type.tensor_type.elem_type)})" for value in values}
+    found = set()
+    for value in values:
+        of = value.type.tensor_type
+        sizes = [str(axis.dim_value) for axis in of.shape.dim if axis.HasField("dim_value")]
+        found.add(f"{value.name} ({' '.join([kind(of.elem_type), *sizes])})")
+    return found
 
 
 def _messages(message: Message) -> Iterator[Message]:

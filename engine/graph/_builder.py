@@ -35,10 +35,16 @@ class Builder:
         self.inputs.append(_declared(name, dtype, axes))
         return name
 
-    def output(self, name: str, value: str, axes: Sequence[str | int]) -> None:
-        """Declare a value, float32, to be an output."""
+    def output(
+        self,
+        name: str,
+        value: str,
+        axes: Sequence[str | int],
+        dtype: type[np.generic] = np.float32,
+    ) -> None:
+        """Declare a value to be an output."""
         self._nodes.append(helper.make_node("Identity", [value], [name], name=f"output/{name}"))
-        self._outputs.append(_declared(name, np.float32, axes))
+        self._outputs.append(_declared(name, dtype, axes))
 
     def __call__(self, operator: str, *inputs: Value, **attributes: Any) -> str:
         """Add a node with one output and return the output's name."""

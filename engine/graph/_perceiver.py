@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,9 +30,8 @@ from ..models._perceiver import EPS, SPIKE_TYPES, KeysValues, PerceiverModel
 from ..models._tasks import PREFIX
 from . import _statistics
 from ._builder import Builder, Value, floats, ints
-from ._statistics import Attended
+from ._statistics import PADDING, Attended
 
-PADDING = -1e30  # a score below all others, yet finite: 0 times it must be 0
 TURN = 2 * np.pi
 LAST = np.iinfo(np.int64).max  # end of a slice
 
@@ -60,6 +59,8 @@ class Forward:
         plan: Site to statistic to request: further outputs.
     """
 
+    statistics = ("weights", "per_key", "per_unit", "per_query_unit", "entropy", "lse")
+
     def __init__(
         self, builder: Builder, model: PerceiverModel, plan: Mapping[str, Mapping[str, Request]]
     ) -> None:
@@ -69,6 +70,11 @@ class Forward:
         self.tasks = model.manifest.tasks
         self.calcium = "input_value_map.weight" in model.layers.weights
         self.n_latents = self.layers.latent_times.shape[1]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a reader of the file can look up."""
+        return {"sequence_length": self.config.sequence_length}
 
     def write(self) -> None:
         """Write inputs, layers and outputs."""

@@ -151,7 +151,7 @@ class ImageModel(ABC):
         size = len(batch)
         at_once = torch.zeros(1, dtype=torch.float64, device=self.device).expand(size, n_tokens)
         readout = None
-        if n_tokens:
+        if grid is not None and n_tokens > grid[0] * grid[1]:  # a class token, the first
             readout = torch.zeros(size, 1, n_tokens, dtype=self.dtype, device=self.device)
             readout[..., 0] = 1
         return ImageInputs(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,9 +20,19 @@ from torch.nn import functional as F
 from .. import errors
 from ..bundle import Manifest
 from ..capture import Site
+from . import _cct
+from ._blocks import (
+    BlockNames,
+    Blocks,
+    TorchBlocks,
+    block,
+    block_count,
+    block_shapes,
+    linear,
+    normalised,
+)
 from ._site import Attend, Shapes
 from ._vision import (
-    EPS,
     ImageInputs,
     ImageModel,
     Names,
@@ -51,15 +61,10 @@ MOVES_IMAGE, MOVES_READOUT = (1, 3, 4), (2, 3, 4)  # shift modes
 SHIFT_BY_BEHAVIOR = 4
 SHARED = "share"
 # Numbers that the files hold and nothing here reads.
-SCALARS = (
-    "core.reg_scale",
-    "core.gamma_input",
-    "core.gamma_hidden",
-    "core.transformer.drop_path.keep_prop",
-    "elu1.one",
-)
+SCALARS = ("core.gamma_input", "core.gamma_hidden", "elu1.one")
+SCALARS_OF = (".reg_scale", ".max_shift", ".keep_prop")
 MODES = {"behavior_mode": 5, "shift_mode": 5, "patch_mode": 4}
-CORES = ("vit", "stacked2d")
+CORES = ("vit", "cct", "stacked2d")
 NEEDS: Mapping[str, Any] = {
     "input_shape": [1, 144, 256],
     "center_crop": 1.0,
@@ -72,6 +77,7 @@ NEEDS: Mapping[str, Any] = {
     "linear": False,
 }
 SIZES = {"emb_dim": 155, "num_blocks": 4, "num_heads": 4, "mlp_dim": 488, "use_lsa": False}
+BLOCKS = {"vit": BlockNames("mha.to_qkv", "mlp.model", "b-mlp"), "cct": _cct.NAMES}
 
 
 class Model(ImageModel):
@@ -79,6 +85,7 @@ class Model(ImageModel):
 
     Attributes:
         blocks: How tokens are computed by themselves.
+        block_names: What the layers of a transformer's blocks are called; ``None``: it has none.
     """
 
     names = Names("readouts.{}", "features", "core_shifter.{}")
@@ -86,9 +93,12 @@ class Model(ImageModel):
 
     def __init__(self, manifest: Manifest, weights: Mapping[str, Tensor]) -> None:
         super().__init__(manifest, weights)
-        self.blocks: Blocks = TorchBlocks(weights)
-        if self.config["core"] == "vit":
+        self.block_names = BLOCKS.get(self.config["core"])
+        if self.block_names is not None:
+            self.blocks: Blocks = TorchBlocks(weights, self.block_names)
             heads, width = int(self.config["num_heads"]), int(self.config["emb_dim"])
+            if self.config["core"] == "cct":
+                width = _cct.head_width(self.config)
             self.sites = tuple(
                 Site(f"block.{i}", heads, width, "patches", residual=True)
                 for i in range(int(self.config["num_blocks"]))
@@ -106,18 +116,18 @@ class Model(ImageModel):
         """Infer the configuration, as far as the shapes of the weights tell it."""
         if "core.features.layer0.conv.weight" in weights:
             return {"core": "stacked2d", "layers": layers_of(weights)}
-        first = "core.transformer.blocks.0"
-        needed = [f"{EMBEDDING}.cls_token", f"{first}.mha.to_qkv.weight", f"{first}.mha.scale",
-                  f"{first}.mlp.model.1.weight"]  # fmt: skip
+        if _cct.KERNEL in weights:
+            return _cct.sizes(weights)
+        needed = [f"{EMBEDDING}.cls_token", f"{block(0)}.mha.to_qkv.weight",
+                  f"{block(0)}.mha.scale", f"{block(0)}.mlp.model.1.weight"]  # fmt: skip
         for name in needed:
             if name not in weights:
                 raise errors.must("weights of a v1t model", f"hold {name!r}", "none of that name")
         width = weights[needed[0]].shape[-1]
-        blocks = {n.split(".")[3] for n in weights if n.startswith("core.transformer.blocks.")}
         return {
             "core": "vit",
             "emb_dim": width,
-            "num_blocks": len(blocks),
+            "num_blocks": block_count(weights),
             "num_heads": weights[needed[1]].shape[0] // (3 * max(1, width)),
             "mlp_dim": weights[needed[3]].shape[0],
             "use_lsa": weights[needed[2]].ndim == 1,
@@ -138,7 +148,14 @@ class Model(ImageModel):
         out: Shapes = {"image_cropper.grid": (1, *_cropped(config), 2)}
         if config["core"] == "vit":
             depth = checked(manifest, SIZES)["emb_dim"]
-            out |= _vit_shapes(manifest)
+            out |= _vit_shapes(manifest, weights)
+        elif config["core"] == "cct":
+            if config["behavior_mode"] == CHANNELS:
+                raise errors.must("a cct core", "not read behaviour as channels", "behavior_mode 1")
+            depth = checked(manifest, {k: v for k, v in SIZES.items() if k != "use_lsa"})["emb_dim"]
+            rows, columns = _patches(config)
+            networks = _networks(manifest)
+            out |= _cct.shapes(config, weights, _channels(config), rows * columns, networks)
         else:
             out |= stacked_shapes(weights, _channels(config), _seen(config))
             depth = out["core.features.layer0.conv.weight"][0]
@@ -152,7 +169,7 @@ class Model(ImageModel):
             if config["shift_mode"] in MOVES_IMAGE:
                 reads = 5 if config["shift_mode"] == SHIFT_BY_BEHAVIOR else 2
                 out |= shifter_shapes(CROPPER.format(mouse), (reads, 10, 10, 2))
-        unread = (n for n in weights if n in SCALARS or n.endswith((".reg_scale", ".max_shift")))
+        unread = (n for n in weights if n in SCALARS or n.endswith(SCALARS_OF))
         return out | dict.fromkeys(unread, ())
 
     @property
@@ -177,24 +194,25 @@ class Model(ImageModel):
 
     @property
     def tokens(self) -> tuple[int, tuple[int, int] | None]:
-        """Number of tokens of an image, the class token among them, and the grid of the others."""
-        if self.config["core"] != "vit":
+        """Number of tokens of an image, a class token among them, and the grid of the others."""
+        if self.block_names is None:
             return 0, None
         rows, columns = _patches(self.config)
-        return 1 + rows * columns, _grid(rows * columns)
+        classes = 1 if self.config["core"] == "vit" else 0
+        return classes + rows * columns, _grid(rows * columns)
 
     def core(self, inputs: ImageInputs, attend: Attend) -> Tensor:
         """Return the features of the images, ``[B, D, h, w]``."""
         images = self.seen(inputs)
         if self.config["behavior_mode"] == CHANNELS:
             images = with_channels(images, inputs.behavior)
-        if self.config["core"] != "vit":
+        if self.block_names is None:
             return self.convolved(images, linear=self.config["linear"])
         x = self.embedded(images)
         for i in range(len(self.sites)):
             x = self.block(i, x, inputs, attend)
-        patches = x[:, 1:].transpose(1, 2)
         assert inputs.grid is not None  # a transformer has one
+        patches = x[:, -math.prod(inputs.grid) :].transpose(1, 2)
         return patches.reshape(*patches.shape[:2], *inputs.grid)
 
     def seen(self, inputs: ImageInputs) -> Tensor:
@@ -223,9 +241,11 @@ class Model(ImageModel):
         return grid + shift[:, None, None]
 
     def embedded(self, images: Tensor) -> Tensor:
-        """Return the tokens of images, the class token first, ``[B, N, d]``."""
+        """Return the tokens of images, a class token first, ``[B, N, d]``."""
         mode, size = self.config["patch_mode"], int(self.config["patch_size"])
         stride = int(self.config["patch_stride"])
+        if self.config["core"] == "cct":
+            return _cct.embedded(self.weights, images, stride)
         before, at, after = PROJECTION[mode]
         name = f"{EMBEDDING}.projection"
         weight, bias = self.weights[f"{name}.{at}.weight"], self.weights[f"{name}.{at}.bias"]
@@ -244,25 +264,24 @@ class Model(ImageModel):
     def block(self, i: int, x: Tensor, inputs: ImageInputs, attend: Attend) -> Tensor:
         """Run a block on tokens ``[B, N, d]``."""
         if self.config["behavior_mode"] in (BEHAVIOR, WITH_PUPIL, BY_MOUSE):
-            x = x + self.state(f"core.transformer.blocks.{i}", inputs)[:, None]
+            x = x + self.state(block(i), inputs)[:, None]
         x = self.blocks.joined(i, x, self.attended(i, x, inputs, attend))
         return self.blocks.feed_forward(i, x)
 
     def state(self, name: str, inputs: ImageInputs) -> Tensor:
         """Return what behaviour, and the pupil in some modes, adds to every token, ``[B, d]``."""
+        assert self.block_names is not None  # it has a block
         mode = self.config["behavior_mode"]
         whose = inputs.mouse if mode == BY_MOUSE else SHARED
+        network = f"{name}.{self.block_names.behavior}.models.{whose}"
         x = inputs.covariates(_reads(mode))
         for j in (0, 3):
-            layer = f"{name}.b-mlp.models.{whose}.{j}"
-            x = torch.tanh(
-                F.linear(x, self.weights[f"{layer}.weight"], self.weights[f"{layer}.bias"])
-            )
+            x = torch.tanh(linear(self.weights, f"{network}.{j}", x))
         return x
 
     def attended(self, i: int, x: Tensor, inputs: ImageInputs, attend: Attend) -> Tensor:
-        """Return what tokens take from each other by head, ``[B, H, N, d]``."""
-        width, name = x.shape[2], f"core.transformer.blocks.{i}.mha"
+        """Return what tokens take from each other by head, ``[B, H, N, D]``."""
+        width, name = self.sites[i].width, f"{block(i)}.mha"
         weight = self.weights[f"{name}.projection.0.weight"]
         qkv = self.blocks.qkv(i, x)
         q, k, v = qkv.view(*qkv.shape[:2], 3, -1, width).permute(2, 0, 3, 1, 4)
@@ -270,7 +289,7 @@ class Model(ImageModel):
         if not torch.allclose(own, own.new_tensor(width**-0.5), rtol=1e-6, atol=0):
             q = q * (own * width**0.5)
         keys = inputs.keys
-        if self.config["use_lsa"]:
+        if self.config.get("use_lsa"):
             keys = replace(keys, self_excluded=True)
 
         def project(out: Tensor) -> Tensor:
@@ -280,55 +299,6 @@ class Model(ImageModel):
             self.sites[i].name, q, k, v,
             keys=keys, queries=inputs.queries, rotate_values=False, project=project,
         )  # fmt: skip
-
-
-class Blocks(Protocol):
-    """What a block does to each token by itself; tokens are ``[B, N, d]``."""
-
-    def qkv(self, i: int, x: Tensor) -> Tensor:
-        """Return queries, keys and values of normalised tokens, ``[B, N, 3 H d]``."""
-
-    def joined(self, i: int, x: Tensor, out: Tensor) -> Tensor:
-        """Return ``x`` plus the projected outputs of the heads, ``[B, H, N, d]``."""
-
-    def feed_forward(self, i: int, x: Tensor) -> Tensor:
-        """Return ``x`` plus the feed-forward part of it."""
-
-
-class TorchBlocks:
-    """The same in torch.
-
-    Args:
-        weights: Of the model.
-    """
-
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        self._weights = weights
-
-    def qkv(self, i: int, x: Tensor) -> Tensor:
-        """See :class:`Blocks`."""
-        name = f"core.transformer.blocks.{i}.mha"
-        normed = normalised(self._weights, f"{name}.layer_norm", x)
-        return F.linear(normed, self._weights[f"{name}.to_qkv.weight"])
-
-    def joined(self, i: int, x: Tensor, out: Tensor) -> Tensor:
-        """See :class:`Blocks`."""
-        name = f"core.transformer.blocks.{i}.mha.projection.0"
-        return x + self._linear(name, out.transpose(1, 2).flatten(2))
-
-    def feed_forward(self, i: int, x: Tensor) -> Tensor:
-        """See :class:`Blocks`."""
-        name = f"core.transformer.blocks.{i}.mlp.model"
-        hidden = F.gelu(self._linear(f"{name}.1", normalised(self._weights, f"{name}.0", x)))
-        return x + self._linear(f"{name}.4", hidden)
-
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        return F.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
-
-
-def normalised(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    """Normalise the features of ``x [..., d]``."""
-    return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], EPS)
 
 
 def _cropped(config: Mapping[str, Any]) -> tuple[int, int]:
@@ -356,6 +326,8 @@ def _reads(behavior_mode: int) -> int:
 def _patches(config: Mapping[str, Any]) -> tuple[int, int]:
     """Rows and columns of patches."""
     size, stride = int(config["patch_size"]), int(config["patch_stride"])
+    if config["core"] == "cct":
+        return _cct.patches(size, stride, _seen(config))
     rows, columns = ((n - size) // max(1, stride) + 1 for n in _seen(config))
     if min(rows, columns, size, stride) < 1:
         got = f"{size} with a stride of {stride}"
@@ -381,11 +353,21 @@ def _shifted(images: Tensor, by: int) -> Tensor:
     return torch.cat((images, *moved), 1)
 
 
-def _vit_shapes(manifest: Manifest) -> Shapes:
+def _networks(manifest: Manifest) -> dict[str, int]:
+    """Return how many numbers each network reads that adds behaviour to the tokens of a block."""
+    mode = manifest.config["behavior_mode"]
+    if mode not in (BEHAVIOR, WITH_PUPIL, BY_MOUSE):
+        return {}
+    return dict.fromkeys(manifest.sessions if mode == BY_MOUSE else (SHARED,), _reads(mode))
+
+
+def _vit_shapes(manifest: Manifest, weights: Mapping[str, Tensor]) -> Shapes:
     config = manifest.config
-    width, heads, hidden = (int(config[name]) for name in ("emb_dim", "num_heads", "mlp_dim"))
+    width, heads = int(config["emb_dim"]), int(config["num_heads"])
     rows, columns = _patches(config)
     mode, size, channels = config["patch_mode"], int(config["patch_size"]), _channels(config)
+    if mode == SHIFTED and channels != 1:
+        raise errors.must("images that patch_mode 2 shifts", "have one channel", channels)
     n_tokens = 1 + rows * columns
     area = size * size * (channels + (4 if mode == SHIFTED else 0))
     before, at, after = PROJECTION[mode]
@@ -399,32 +381,11 @@ def _vit_shapes(manifest: Manifest) -> Shapes:
     for place, features in ((before, area), (after, width)):
         if place is not None:
             out |= {f"{name}.{place}.{part}": (features,) for part in ("weight", "bias")}
+    biases = f"{block(0)}.mha.projection.0.bias" in weights  # all of them or none
     for i in range(int(config["num_blocks"])):
-        block = f"core.transformer.blocks.{i}"
-        out |= {
-            f"{block}.mha.scale": (heads,) if config["use_lsa"] else (),
-            f"{block}.mha.layer_norm.weight": (width,),
-            f"{block}.mha.layer_norm.bias": (width,),
-            f"{block}.mha.to_qkv.weight": (3 * heads * width, width),
-            f"{block}.mha.projection.0.weight": (width, heads * width),
-            f"{block}.mha.projection.0.bias": (width,),
-            f"{block}.mlp.model.0.weight": (width,),
-            f"{block}.mlp.model.0.bias": (width,),
-            f"{block}.mlp.model.1.weight": (hidden, width),
-            f"{block}.mlp.model.1.bias": (hidden,),
-            f"{block}.mlp.model.4.weight": (width, hidden),
-            f"{block}.mlp.model.4.bias": (width,),
-        }
+        networks = _networks(manifest)
+        out |= block_shapes(i, config, BLOCKS["vit"], heads * width, networks, biases=biases)
+        out[f"{block(i)}.mha.scale"] = (heads,) if config["use_lsa"] else ()
         if config["use_lsa"]:
-            out[f"{block}.mha.max_value"] = ()
-        behavior = config["behavior_mode"]
-        if behavior in (BEHAVIOR, WITH_PUPIL, BY_MOUSE):
-            for whose in manifest.sessions if behavior == BY_MOUSE else (SHARED,):
-                layer = f"{block}.b-mlp.models.{whose}"
-                out |= {
-                    f"{layer}.0.weight": (width // 2, _reads(behavior)),
-                    f"{layer}.0.bias": (width // 2,),
-                    f"{layer}.3.weight": (width, width // 2),
-                    f"{layer}.3.bias": (width,),
-                }
+            out[f"{block(i)}.mha.max_value"] = ()
     return out

@@ -155,13 +155,13 @@ class ArrayFile:
                 return array.astype(array.dtype.newbyteorder("="), copy=False)
         except errors.AttendriteError:
             raise
-        except _ZIP_FAULTS as error:
+        except ZIP_FAULTS as error:
             raise errors.must(what, "be whole", first_line(error), "copy the file again") from error
 
     def _open(self) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(self.path)
-        except _ZIP_FAULTS as error:
+        except ZIP_FAULTS as error:
             raise errors.must(
                 self.path.name, "be a whole .npz file", first_line(error), "copy the file again"
             ) from error
@@ -179,7 +179,7 @@ class ArrayFile:
 
 
 # What zipfile and zlib raise on damaged files, besides OSError.
-_ZIP_FAULTS = (
+ZIP_FAULTS = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, NotImplementedError,
     OverflowError, RuntimeError, ValueError,
 )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from .. import errors
 from ..files import folder_written_whole
-from ..recordings._arrays import _ZIP_FAULTS, DEFLATE_RATIO, first_line
+from ..recordings._arrays import ZIP_FAULTS, DEFLATE_RATIO, first_line
 
 ROOMS = ("data", "meta")
 
@@ -38,7 +38,7 @@ def unpack(archive: Path, folder: Path) -> None:
                         shutil.copyfileobj(packed, out)
     except errors.AttendriteError:
         raise
-    except _ZIP_FAULTS as error:
+    except ZIP_FAULTS as error:
         raise errors.must(
             archive.name, "be a whole .zip file", first_line(error), "copy the file again"
         ) from error

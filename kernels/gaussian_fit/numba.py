@@ -23,7 +23,7 @@ CHUNK = 64  # maps of which a copy in float64 is made at a time
 def refuses(*, device: str = "cpu", **_request: object) -> str | None:
     """Serve maps in host memory where numba is installed."""
     if importlib.util.find_spec("numba") is None:
-        return "needs the package numba; pip install 'attendrite[ablation]'"
+        return "needs the package numba; pip install 'attendrite[fields]'"
     return None if device == "cpu" else f"needs maps on the cpu, got {device}; use torch"
 
 

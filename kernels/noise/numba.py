@@ -23,7 +23,7 @@ def refuses(**request: object) -> str | None:
     if request.get("device", "cpu") != "cpu":
         return f"runs on the CPU, got {request['device']}"
     if importlib.util.find_spec("numba") is None:
-        return "needs the package numba; pip install 'attendrite[ablation]'"
+        return "needs the package numba; pip install 'attendrite[fields]'"
     return None
 
 

@@ -32,6 +32,7 @@ IMAGES = {
 CONVOLUTIONS = {
     "core.features.layer0.conv.weight": (4, 4, 3, 3), "core.features.layer0.norm.weight": (4,),
     "core.features.layer1.norm.weight": (4,), "shifter.one.mlp.0.weight": (5, 2),
+    "core.transformer.blocks.0.mha.projection.0.bias": (8,),
 }  # fmt: skip
 PERCEIVERS = [f for f in models.families() if issubclass(models.load(f), PerceiverModel)]
 
