@@ -2,8 +2,9 @@
 
     python benchmarks/million.py sensorium_sota_model.pth -o million
 
-exports the checkpoint, runs ``attendrite fields`` on it, and writes row, figure and table. Stopped at any time, the same command goes on. Memory is that of all processes of the command, what
-they share counted once; it and the rate are of the last start. The checkpoint is one of
+exports the checkpoint, runs ``attendrite fields`` on it, and writes row, figure and table. Stopped
+at any time, the same command goes on. Memory is that of all processes of the command, what they
+share counted once; it and the rate are of the last start. The checkpoint is one of
 https://github.com/sinzlab/sensorium (MIT).
 """
 

@@ -120,7 +120,7 @@ class Fields:
         try:
             import pandas as pd
         except ImportError:
-            raise errors.missing_package("a DataFrame", "pandas", "ablation") from None
+            raise errors.missing_package("a DataFrame", "pandas", "fields") from None
         return pd.DataFrame(self.units)
 
 

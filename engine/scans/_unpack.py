@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from .. import errors
 from ..files import folder_written_whole
-from ..recordings._arrays import ZIP_FAULTS, DEFLATE_RATIO, first_line
+from ..recordings._arrays import DEFLATE_RATIO, ZIP_FAULTS, first_line
 
 ROOMS = ("data", "meta")
 

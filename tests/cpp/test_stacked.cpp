@@ -192,12 +192,39 @@ void layers_that_do_not_fit() {
         "inputs of the first product must be 25, got 24"));
 }
 
-// Units look at windows of their own, some at nothing.
+double dot(const float* a, const float* b, std::int64_t n) {
+    double sum = 0.0;
+    for (std::int64_t i = 0; i < n; ++i) sum += double{a[i]} * b[i];
+    return sum;
+}
+
+void affine_is_near(const Numbers& weights, std::int64_t units, std::int64_t channels,
+                    std::int64_t rows, std::int64_t columns) {
+    const std::int64_t pixels = channels * rows * columns;
+    const Numbers bias = random_numbers(units, 22);
+    const Affine map(weights.data(), bias.data(), units, channels, rows, columns);
+    CHECK(map.units() == units && map.operations() > 0);
+    for (const std::int64_t n : {0, 1, 5, 66, 67, 140}) {
+        const Numbers images = random_numbers(n * pixels, 23);
+        Numbers found(at(n * units), NAN), again(at(n * units), NAN);
+        map(images.data(), n, found.data(), 1);
+        map(images.data(), n, again.data(), 3);
+        CHECK(n == 0 || std::memcmp(found.data(), again.data(), found.size() * sizeof(float)) == 0);
+        for (std::int64_t i = 0; i < n * units; ++i) {
+            const double sum =
+                bias[at(i % units)] + dot(weights.data() + i % units * pixels,
+                                          images.data() + i / units * pixels, pixels);
+            CHECK(std::abs(elu(sum) + 1 - found[at(i)]) < 1e-5 * std::max(1.0, std::abs(sum)));
+        }
+    }
+}
+
+// Units look at windows of their own, some at nothing, some at the whole image or at one pixel.
 void affine_maps() {
+    constexpr std::int64_t kChannels = 2, kRows = 9, kColumns = 11;
+    constexpr std::int64_t kPixels = kChannels * kRows * kColumns;
     for (const std::int64_t units : {1, 15, 16, 17, 70, 200}) {
-        constexpr std::int64_t kChannels = 2, kRows = 9, kColumns = 11;
-        constexpr std::int64_t kPixels = kChannels * kRows * kColumns;
-        Numbers weights = random_numbers(units * kPixels, 21), bias = random_numbers(units, 22);
+        Numbers weights = random_numbers(units * kPixels, 21);
         for (std::int64_t u = 0; u < units; ++u) {
             for (std::int64_t p = 0; p < kPixels; ++p) {
                 const std::int64_t y = p / kColumns % kRows, x = p % kColumns;
@@ -205,25 +232,14 @@ void affine_maps() {
                 if (!seen || u % 13 == 12) weights[at(u * kPixels + p)] = 0.0F;
             }
         }
-        const Affine map(weights.data(), bias.data(), units, kChannels, kRows, kColumns);
-        CHECK(map.units() == units && map.operations() > 0);
-        for (const std::int64_t n : {0, 1, 5, 66, 67, 140}) {
-            const Numbers images = random_numbers(n * kPixels, 23);
-            Numbers found(at(n * units), NAN), again(at(n * units), NAN);
-            map(images.data(), n, found.data(), 1);
-            map(images.data(), n, again.data(), 3);
-            CHECK(n == 0 ||
-                  std::memcmp(found.data(), again.data(), found.size() * sizeof(float)) == 0);
-            for (std::int64_t i = 0; i < n * units; ++i) {
-                double sum = bias[at(i % units)];
-                for (std::int64_t p = 0; p < kPixels; ++p) {
-                    sum += double{weights[at(i % units * kPixels + p)]} *
-                           images[at(i / units * kPixels + p)];
-                }
-                CHECK(std::abs(elu(sum) + 1 - found[at(i)]) < 1e-5 * std::max(1.0, std::abs(sum)));
-            }
-        }
+        affine_is_near(weights, units, kChannels, kRows, kColumns);
     }
+    Numbers large = random_numbers(20 * 2 * 23 * 31, 24, 0.05F);
+    for (std::size_t i = 0; i < large.size(); i += 31) large[i] = 0.0F;  // all but one column
+    affine_is_near(large, 20, 2, 23, 31);
+    Numbers one(at(kPixels));
+    one[at(kPixels - 5)] = -1.5F;
+    affine_is_near(one, 1, kChannels, kRows, kColumns);
     CHECK(contains(thrown_by([] { Affine(nullptr, nullptr, 0, 1, 1, 1); }), "must be 1 or more"));
 }
 
