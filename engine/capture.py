@@ -55,7 +55,7 @@ class Site:
         heads: Number of heads.
         width: Width of a head.
         keys: What its keys are: ``"tokens"`` of units, ``"latents"``, or ``"patches"`` of an image,
-            the class token before them.
+            a class token before them if there is one.
         residual: Whether its queries are its keys, and are added to what is attended to.
     """
 

@@ -247,3 +247,17 @@ def test_bad_input(change: dict[str, Any], message: str) -> None:
     options: dict[str, Any] = {"layers": [self_layer(5)], "fuse": "mean"} | change
     with pytest.raises(ValueError, match=message):
         rollout(options.pop("layers"), **options)
+
+
+@pytest.mark.parametrize("fuse", ["mean", "max"])
+def test_rows_that_read_few_queries(fuse: str) -> None:
+    """A class token reads one query; whatever is read, the others are not looked at."""
+    chance = torch.Generator().manual_seed(5)
+    q, k = (torch.randn(2, 3, 40, 8, generator=chance, dtype=torch.float64) for _ in "qk")
+    layers = [Layer(q, k, True), Layer(k, q, True)]
+    whole = rollout(layers, fuse=fuse, backend="reference")
+    for queries in ([0], [39], [7, 8, 21], []):
+        rows = torch.zeros(2, 1, 40, dtype=torch.float64)
+        rows[1, 0, queries] = torch.arange(1.0, 1 + len(queries), dtype=torch.float64)
+        found = rollout(layers, fuse=fuse, rows=rows)
+        torch.testing.assert_close(found, rows @ whole)

@@ -20,25 +20,21 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import v1t_peer
-from attendrite import Bundle, Engine, _core, export
-from attendrite.bundle import Manifest
+from attendrite import Bundle, Engine, _core
 from attendrite.fields import BLOCK, EngineResponder, FieldSums, Settings, job
 from attendrite.images import ImageBatch
 from attendrite.kernels import noise_sum
-from attendrite.models import load
-from attendrite.models.v1t import NEEDS, SIZES
 from fma_peak import peak
+from image_models import released, sensorium, vit
 from peers import join
 from timing import Case, Contestant
 from torch import Tensor
@@ -47,8 +43,7 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from run import Options
 
-UNITS = {"sensorium": 7776, "v1t": 8372}
-IMAGES = {"ln": 4 * BLOCK, "cnn": BLOCK // 2, "v1t": 4}
+IMAGES = {"ln": 4 * BLOCK, "cnn": BLOCK // 2, "v1t": 8}
 SIZES_TRIED = (1, 4, 16, 64)  # images that a peer's model takes at a time: the fastest is timed
 SEED, CHECKED = 5, 24  # of the peers' noise; units
 TOLERANCE = 1e-5
@@ -83,7 +78,7 @@ def stacked(name: str, linear: bool, path: str | None, quick: bool) -> Case:
     bundle = sensorium(linear, quick) if path is None else released(path)
     loop = (Linear if linear else Loop)(bundle, images)
     case = Case(name, images / 1e6, "images", batch=images, rounds=9,
-                share_s=None if quick else 30.0)  # fmt: skip
+                share_s=None if quick else 15.0)  # fmt: skip
     peers = (products, torch_addmm) if linear else (torch_conv2d,)
     return join(case, [partial(build, loop) for build in (ours, *peers)])
 
@@ -93,7 +88,7 @@ def transformer(quick: bool) -> Case:
     images = 2 if quick else IMAGES["v1t"]
     loop = Loop(vit(quick), images, recipe="v1t")
     case = Case("fields/v1t_float32", images / 1e6, "images", batch=images, rounds=9,
-                baseline="v1t", share_s=None if quick else 60.0)  # fmt: skip
+                baseline="v1t", share_s=None if quick else 30.0)  # fmt: skip
     builders: list[Any] = [ours, rolled, v1t]
     if not v1t_peer.there():
         builders.remove(v1t)
@@ -233,9 +228,8 @@ class Rolling(EngineResponder):
     def responses(self, images: Tensor) -> Tensor:
         """Run images through the model."""
         assert self._engine is not None
-        n = len(images)
-        given = [np.tile(np.float32(x), (n, 1)) for x in (self.behavior, self.pupil)]
-        batch = ImageBatch(images.numpy(), self.mouse, *given, cropped=True, shift=self.shift)
+        behavior, pupil = (np.zeros((len(images), n), np.float32) for n in (3, 2))  # the recipe's
+        batch = ImageBatch(images.numpy(), self.mouse, behavior, pupil, cropped=True, shift=False)
         found = self._engine.run(batch, batch_size=self.batch_size, rollout="max")
         self.maps = torch.from_numpy(found.rollout)
         return torch.from_numpy(np.ascontiguousarray(found.prediction))
@@ -369,43 +363,3 @@ def one_thread() -> None:
 def largest(found: Tensor, true: Tensor) -> float:
     """Return the largest deviation as a share of the largest value."""
     return float((found - true).abs().max() / true.abs().max())
-
-
-def released(path: str) -> Bundle:
-    """Read a released file."""
-    with tempfile.TemporaryDirectory() as folder:
-        return Bundle.load(export(path, Path(folder) / "bundle"))
-
-
-def sensorium(linear: bool, quick: bool) -> Bundle:
-    """Make a baseline of random weights: 3 layers where it is linear, else 4."""
-    units, depth, layers = (30, 4, 2) if quick else (UNITS["sensorium"], 64, 3 if linear else 4)
-    sizes = {"core.features.layer0.conv.weight": (depth, 1, 9, 9), "readout.A.bias": (units,)}
-    sizes |= {f"core.features.layer{i}.norm.weight": (depth,) for i in range(layers)}
-    config = {"input_shape": [1, 36, 64], "linear": linear, "layers": layers}
-    return drawn("sensorium", config, sizes)
-
-
-def vit(quick: bool) -> Bundle:
-    """Make V1T of random weights."""
-    config = {**NEEDS, **SIZES, "core": "vit"}
-    if quick:
-        config |= {"patch_stride": 4, "emb_dim": 12, "mlp_dim": 16, "num_blocks": 2}
-    return drawn("v1t", config, {"readouts.A.bias": (30 if quick else UNITS["v1t"],)})
-
-
-def drawn(family: str, config: dict[str, Any], sizes: dict[str, tuple[int, ...]]) -> Bundle:
-    """Draw the weights of a model with one mouse, under which attention is not uniform."""
-    manifest = Manifest(family, f"{family}_random", config, {}, {"A": 1})
-    shapes = load(family).shapes(manifest, {n: torch.empty(shape) for n, shape in sizes.items()})
-    random, weights = torch.Generator().manual_seed(0), {}
-    for name, shape in shapes.items():
-        noise = torch.randn(shape, generator=random)
-        if name.endswith("running_var") or ("norm" in name and name.endswith("weight")):
-            weights[name] = 1 + 0.1 * noise.abs()
-        elif name.endswith("scale"):
-            weights[name] = torch.tensor(config["emb_dim"] ** -0.5)
-        else:
-            inputs = max(1, noise[0].numel()) if noise.ndim > 1 else 4
-            weights[name] = noise * inputs**-0.5
-    return Bundle(manifest, weights)

@@ -47,7 +47,7 @@ class NativeBlocks:
 
     def joined(self, i: int, x: Tensor, out: Tensor) -> Tensor:
         """Return ``x`` plus the projected outputs of the heads, ``[B, H, N, D]``."""
-        total = x.clone()
+        total = x.clone(memory_format=torch.contiguous_format)  # written row by row
         for b, heads in enumerate(out):
             for head, rows in zip(heads, self._joined[i], strict=True):
                 rows(head, residual=total[b], out=total[b])

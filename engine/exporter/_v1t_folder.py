@@ -46,6 +46,9 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     given = _arguments(args)
     facts = {"file": path.name, "sha256": sha256_of(path), "layout": "v1t"}
     state = read_tensors(path, KEPT)
+    if any(name.startswith("ensemble.") for name in state):
+        todo = "export the folder of each member"
+        raise errors.must(str(path), "hold one model", "an ensemble", todo)
     resized = given.get("resize_image", 1) and given.get("ds_name") != FRANKE
     return state, {**LACKING, **given, "resize_image": bool(resized)}, facts
 

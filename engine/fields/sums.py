@@ -91,7 +91,7 @@ class FieldSums:
         for first in range(start, stop, BLOCK):
             images = self.stimuli.images(first, min(BLOCK, stop - first), threads)
             responses = self.responder.responses(images)
-            if not responses.isfinite().all():
+            if not responses.sum().isfinite() and not responses.isfinite().all():
                 i, unit = (~responses.isfinite()).nonzero()[0].tolist()
                 got = f"{responses[i, unit].item()} of unit {unit} to image {first + i}"
                 raise errors.must("responses", "be finite", got)

@@ -150,14 +150,21 @@ class Forward:
         b.output("prediction", b("Add", b("Elu", drive), floats(1)), ["window", "unit"])
 
     def _tanh(self, name: str, layers: Sequence[int], x: str) -> str:
-        """Run layers with tanh; their name has a place for the mouse, where each has its own."""
-        for i in layers:
-            weight, bias = (self._of_mouse(f"{name}.{i}.{part}") for part in ("weight", "bias"))
-            x = self.b("Tanh", self.b("Gemm", x, weight, bias, transB=1))
-        return x
+        """Run layers with tanh; their name has a place for the mouse, where each has its own.
 
-    def _of_mouse(self, name: str) -> Value:
-        if "{}" not in name:
-            return floats(self.weights[name])
-        stacked = torch.stack([self.weights[name.format(mouse)] for mouse in self.mice])
-        return self.b("Gather", floats(stacked), self.place)
+        They are small, and in double: what they give moves every token, or every neuron.
+        """
+        b = self.b
+        x = b("Cast", x, to=TensorProto.DOUBLE)
+        for i in layers:
+            given = (self._of_mouse(f"{name}.{i}.{part}") for part in ("weight", "bias"))
+            x = b("Tanh", b("Gemm", x, *(part for part in given if part is not None), transB=1))
+        return b("Cast", x, to=TensorProto.FLOAT)
+
+    def _of_mouse(self, name: str) -> Value | None:
+        """Return a weight in double, ``None`` where the file lacks it."""
+        names = [name.format(mouse) for mouse in (self.mice if "{}" in name else self.mice[:1])]
+        if names[0] not in self.weights:
+            return None
+        found = [self.weights[whose].numpy() for whose in names]
+        return self.b("Gather", np.stack(found), self.place) if "{}" in name else found[0]

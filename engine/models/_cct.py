@@ -21,13 +21,12 @@ NAMES = BlockNames("mha.qkv", "mlp", "b_mlp")
 KERNEL = "core.tokenizer.conv2d.weight"
 POSITIONS = "core.tokenizer.pos_embedding"
 PADDING = 3  # of the convolution
-POOL = {"kernel_size": 3, "stride": 2, "padding": 1}
 
 
 def embedded(weights: Mapping[str, Tensor], images: Tensor, stride: int) -> Tensor:
     """Return the tokens of images, ``[B, N, d]``."""
     x = F.conv2d(images, weights[KERNEL], stride=stride, padding=PADDING)
-    tokens = F.max_pool2d(F.relu(x), **POOL).flatten(2).transpose(1, 2)
+    tokens = F.max_pool2d(F.relu(x), 3, stride=2, padding=1).flatten(2).transpose(1, 2)
     return tokens + weights[POSITIONS] if POSITIONS in weights else tokens
 
 
@@ -53,7 +52,7 @@ def head_width(config: Mapping[str, Any]) -> int:
     width, heads = int(config["emb_dim"]), int(config["num_heads"])
     inner = width // max(1, heads)
     if heads < 1 or inner < 1 or inner % heads:
-        be = "divide emb_dim // num_heads"
+        be = "evenly share emb_dim // num_heads"
         raise errors.must("num_heads of a cct core", be, f"{heads} of emb_dim {width}")
     return inner // heads
 

@@ -61,13 +61,13 @@ class Model(ImageModel):
         with_behavior = first is not None and first.ndim == 4 and first.shape[1] == channels + 3
         out = stacked_shapes(weights, channels + 3 * with_behavior, (rows, columns))
         depth = out["core.features.layer0.conv.weight"][0]
+        shifts = any(name.startswith("shifter.") for name in weights)
         for mouse in mice(manifest):
             bias = weights.get(f"readout.{mouse}.bias")
             units = 0 if bias is None else bias.numel()
             out |= readout_shapes(cls.names, mouse, weights, depth, units)
-            name = cls.names.shifter.format(mouse)
-            if f"{name}.mlp.0.weight" in weights:
-                out |= shifter_shapes(name, (2, 5, 5, 2))
+            if shifts:
+                out |= shifter_shapes(cls.names.shifter.format(mouse), (2, 5, 5, 2))
         return out | {name: shape for name, shape in UNUSED.items() if name in weights}
 
     @property

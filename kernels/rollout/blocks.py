@@ -48,15 +48,18 @@ def run(
 
 def _to_keys(layer: Layer, rows: Tensor | None, fuse: str, threads: int) -> Tensor:
     """Carry rows ``[B, C, Q]`` (``None``: one per query) to keys, ``[B, C, K]``."""
-    if rows is not None and rows.shape[1] == 1 and fuse == "mean":
-        sums = layer.statistic("per_key", query_weights=rows[:, 0], threads=threads)
-        return _with_residual(layer, sums.mean(1)[:, None], rows)
-    blocks = _blocks(layer, layer.n_keys)
     if rows is None:
+        blocks = _blocks(layer, layer.n_keys, 0, layer.q.shape[2])
         parts = [_fused(layer, begin, end, fuse, threads) for begin, end in blocks]
         return torch.cat(parts, 1)
+    read = rows.ne(0).flatten(0, 1).any(0).nonzero()  # a class token reads one query alone
+    first, last = (int(read.min()), int(read.max()) + 1) if len(read) else (0, 1)
+    if rows.shape[1] == 1 and fuse == "mean":
+        weights = rows[:, 0, first:last].contiguous()
+        sums = layer.part(first, last).statistic("per_key", query_weights=weights, threads=threads)
+        return _with_residual(layer, sums.mean(1)[:, None], rows)
     out = rows.new_zeros(*rows.shape[:2], layer.n_keys)
-    for begin, end in blocks:
+    for begin, end in _blocks(layer, layer.n_keys, first, last):
         out += rows[:, :, begin:end] @ _fused(layer, begin, end, fuse, threads)
     return out
 
@@ -70,17 +73,18 @@ def _to_units(
         sums = layer.statistic("per_unit", query_weights=rows[:, 0], **options)
         return sums.mean(1)[:, None]
     parts = []
-    for begin, end in _blocks(layer, n_units):
+    for begin, end in _blocks(layer, n_units, 0, layer.q.shape[2]):
         step = layer.part(begin, end).statistic("per_query_unit", **options).mean(1)
         parts.append(step if rows is None else rows[:, :, begin:end] @ step)
     return torch.cat(parts, 1) if rows is None else torch.stack(parts).sum(0)
 
 
-def _blocks(layer: Layer, columns: int) -> Iterator[tuple[int, int]]:
-    batch, heads, queries, _ = layer.q.shape
+def _blocks(layer: Layer, columns: int, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Cut queries ``first..last-1`` into blocks, one at least."""
+    batch, heads = layer.q.shape[:2]
     step = max(1, BLOCK // max(1, batch * heads * columns))
-    for begin in range(0, max(1, queries), step):
-        yield begin, min(begin + step, queries)
+    for begin in range(first, max(first + 1, last), step):
+        yield begin, min(begin + step, last)
 
 
 def _fused(layer: Layer, begin: int, end: int, fuse: str, threads: int) -> Tensor:
