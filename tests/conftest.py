@@ -40,6 +40,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session")
+def compiled_fits() -> None:
+    """Compile the fits before ``numpy.empty`` is replaced: numba could not, then or ever after."""
+    from attendrite.kernels.gaussian_fit import gaussian_fit
+
+    maps = np.zeros((1, 8, 8), np.float32)
+    maps[0, 3, 4] = 1.0
+    for noise in (None, np.ones((1, 8, 8))):
+        gaussian_fit(maps, noise=noise)
+
+
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill every ``empty`` array with NaN or a pattern, so that an output nobody wrote fails."""

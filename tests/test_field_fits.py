@@ -13,6 +13,8 @@ from attendrite.kernels.gaussian_fit import gaussian_fit
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+pytestmark = pytest.mark.usefixtures("compiled_fits")
+
 GOLDEN = dict(np.load(Path(__file__).parent / "fixtures" / "v1t_gaussfit" / "golden.npz"))
 SEED = 1234
 

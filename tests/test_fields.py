@@ -32,7 +32,6 @@ from attendrite.fields import sums as field_sums
 from attendrite.fields.significance import peak_test
 from attendrite.fields.sums import halves
 from attendrite.fields.v1t_fits import fit_v1t
-from attendrite.kernels.gaussian_fit import gaussian_fit
 from attendrite.kernels.noise import KINDS
 from attendrite.kernels.noise_sum import Sums, noise_sum
 from numpy.typing import NDArray
@@ -47,13 +46,7 @@ MODEL = LinearNonlinear()
 KNOWN = MODEL.units - MODEL.at_random
 SENSORIUM = "26872-17-20"
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled() -> None:
-    """Compile the fits before numpy.empty is replaced, which numba could not compile."""
-    gaussian_fit(np.zeros((1, 8, 8), np.float32))
+pytestmark = pytest.mark.usefixtures("compiled_fits", "one_thread")
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,6 @@ from attendrite import Engine
 from attendrite.__main__ import BAD_INPUT, INTERRUPTED, main
 from attendrite.commands.fields import _count
 from attendrite.fields import Settings, receptive_fields
-from attendrite.kernels.gaussian_fit import gaussian_fit
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MOUSE = "26872-17-20"
@@ -45,13 +44,7 @@ sums.BLOCK, sums.FieldSums.run = int(sys.argv[1]), run
 sys.exit(main(sys.argv[3:]))
 """
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled() -> None:
-    """Compile the fits before numpy.empty is replaced, which numba could not compile."""
-    gaussian_fit(np.zeros((1, 8, 8), np.float32))
+pytestmark = pytest.mark.usefixtures("compiled_fits", "one_thread")
 
 
 @pytest.fixture(autouse=True)

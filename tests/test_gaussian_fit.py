@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 BACKENDS = OPERATION.backends
 FAST = [name for name in BACKENDS if name != "reference"]
 Floats = NDArray[np.float64]
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("compiled_fits", "one_thread")
 
 
 def model(shape: tuple[int, int], parameters: Any) -> Floats:
