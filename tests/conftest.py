@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -41,14 +42,24 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def compiled_fits() -> None:
-    """Compile the fits before ``numpy.empty`` is replaced: numba could not, then or ever after."""
+def compiled_fits(numba_knows_numpy: None) -> None:
+    """Compile the fits before ``numpy.empty`` is replaced, where numba could not."""
+    del numba_knows_numpy
     from attendrite.kernels.gaussian_fit import gaussian_fit
 
     maps = np.zeros((1, 8, 8), np.float32)
     maps[0, 3, 4] = 1.0
     for noise in (None, np.ones((1, 8, 8))):
         gaussian_fit(maps, noise=noise)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def numba_knows_numpy() -> None:
+    """Let numba register ``numpy.empty`` before it is replaced: it does so at its first use."""
+    if importlib.util.find_spec("numba") is not None:
+        from numba import njit
+
+        njit(lambda: np.zeros(1) + np.empty(1))()
 
 
 @pytest.fixture(autouse=True)
