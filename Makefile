@@ -56,10 +56,12 @@ format: $(VENV)/.ok ## apply ruff and clang-format
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP_FILES)
 
-# mypy cannot follow the editable redirect, so the shipped copy is checked and its paths mapped back.
-types: $(VENV)/.ok ## mypy --strict on the shipped copy
-	rm -rf build/types
-	$(PIP) --no-deps --no-build-isolation --target build/types .
+# mypy cannot follow the editable redirect: packages are laid out as installed, and paths mapped back.
+LAID_OUT := build/types/attendrite
+types: $(VENV)/.ok ## mypy --strict
+	rm -rf build/types && mkdir -p build/types
+	cp -r engine $(LAID_OUT) && cp -r kernels $(LAID_OUT)/kernels
+	echo "__version__: str" > $(LAID_OUT)/_version.pyi
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p attendrite \
 	  | sed -e 's#^attendrite/kernels/#kernels/#' -e 's#^attendrite/#engine/#'; exit $${PIPESTATUS[0]}
 

@@ -75,6 +75,8 @@ AttentionProblem problem_of(const py::dict& fields) {
     p.per_query_unit = pointer<float>(address("per_query_unit"));
     p.per_key = pointer<float>(address("per_key"));
     p.weights = pointer<float>(address("weights"));
+    p.weights_mean = pointer<float>(address("weights_mean"));
+    p.weights_max = pointer<float>(address("weights_max"));
     p.top_weight = pointer<float>(address("top_k.weight"));
     p.top_key = pointer<std::int64_t>(address("top_k.key"));
     p.partial_lse = pointer<float>(address("partials.lse"));

@@ -86,11 +86,17 @@ class Run {
 
     void first_pass() {
         const std::int64_t heads = p_.batch * p_.heads;
-        parallel_for(heads * plan_.groups * plan_.splits, threads_, [&](std::int64_t task) {
+        const std::int64_t tasks = heads / plan_.heads * plan_.groups * plan_.splits;
+        parallel_for(tasks, threads_, [&](std::int64_t task) {
             const std::int64_t split = task % plan_.splits;
             const std::int64_t group = task / plan_.splits % plan_.groups;
-            const std::int64_t head = task / plan_.splits / plan_.groups;
-            desks_.with([&](const Desk& desk) { attend(desk, head, group, split); });
+            const std::int64_t first = task / plan_.splits / plan_.groups * plan_.heads;
+            desks_.with([&](const Desk& desk) {
+                for (std::int64_t i = 0; i < plan_.heads; ++i) {
+                    attend(desk, first + i, group, split);
+                }
+                if (plan_.keeps) look_again(desk, first, group);
+            });
         });
         if (plan_.splits > 1) {
             parallel_for(heads * plan_.blocks, threads_, [&](std::int64_t task) {
@@ -146,12 +152,17 @@ class Run {
         return p_.pairs > 0 ? desk.phases + place * 2 * p_.pairs * kLanes : nullptr;
     }
 
-    float* kept(const Desk& desk, std::int64_t place) const {
-        return desk.kept + place * plan_.kept_rows * kLanes;
+    // Of a desk's kept exponentials and what belongs to them, those of a block and a head.
+    std::int64_t kept_place(std::int64_t head, std::int64_t place) const {
+        return place * plan_.heads + head % plan_.heads;
     }
 
-    float* kept_max(const Desk& desk, std::int64_t place) const {
-        return desk.kept_max + place * (plan_.kept_rows / kKeys) * kLanes;
+    float* kept(const Desk& desk, std::int64_t at) const {
+        return desk.kept + at * plan_.kept_rows * kLanes;
+    }
+
+    float* kept_max(const Desk& desk, std::int64_t at) const {
+        return desk.kept_max + at * (plan_.kept_rows / kKeys) * kLanes;
     }
 
     State unit_state(const Desk& desk, std::int64_t place) const {
@@ -274,9 +285,10 @@ class Run {
                     continue;
                 }
                 const State state = state_of(i);
-                float* const room = plan_.keeps ? kept(desk, i) + first * kLanes : desk.scores;
+                const std::int64_t at = kept_place(head, i);
+                float* const room = plan_.keeps ? kept(desk, at) + first * kLanes : desk.scores;
                 float* const maxima =
-                    plan_.keeps ? kept_max(desk, i) + first / kKeys * kLanes : nullptr;
+                    plan_.keeps ? kept_max(desk, at) + first / kKeys * kLanes : nullptr;
                 table().absorb(state.block, state.top_or_none(),
                                shape_of(desk, head, first_block + i), packed_queries(desk, i), keys,
                                room, maxima);
@@ -374,8 +386,9 @@ class Run {
                           p_.element, p_.value_width};
         }
         out.lse = part(p_.lse, 1);
-        out.max = plan_.keeps ? desk.max : part(shared_.max, 1);
-        out.inverse = plan_.keeps ? desk.inverse : part(shared_.inverse, 1);
+        const std::int64_t lanes = kept_place(head, place) * kLanes;
+        out.max = plan_.keeps ? desk.max + lanes : part(shared_.max, 1);
+        out.inverse = plan_.keeps ? desk.inverse + lanes : part(shared_.inverse, 1);
         out.entropy = part(p_.entropy, 1);
         out.lag = part(p_.lag, 1);
         out.per_query_unit = part(p_.per_query_unit, p_.n_units);
@@ -390,17 +403,58 @@ class Run {
         out.top_weight = part(p_.top_weight, p_.top_k);
         if (p_.top_key != nullptr) out.top_key = p_.top_key + first * p_.top_k;
         turn_back(desk, place, out);
-        clear_lanes(desk);
+        clear_lanes(desk, lanes);
         table().finish(state.block, state.top_or_none(), shape_of(block), out, desk.scores);
-        if (plan_.keeps) weigh_kept(desk, head, block, place);
     }
 
-    static void clear_lanes(const Desk& desk) {
-        std::fill_n(desk.max, kLanes, 0.0F);
-        std::fill_n(desk.inverse, kLanes, 0.0F);
+    static void clear_lanes(const Desk& desk, std::int64_t from) {
+        std::fill_n(desk.max + from, kLanes, 0.0F);
+        std::fill_n(desk.inverse + from, kLanes, 0.0F);
     }
 
-    // What needs the final sums, from the exponentials that a block of queries kept.
+    // What needs the final sums, from the exponentials that a group of blocks of queries kept.
+    void look_again(const Desk& desk, std::int64_t first_head, std::int64_t group) const {
+        const std::int64_t end = std::min(plan_.blocks, (group + 1) * plan_.group);
+        for (std::int64_t block = group * plan_.group; block < end; ++block) {
+            const std::int64_t place = block - group * plan_.group;
+            if (plan_.fuses) fuse(desk, first_head, block, place);
+            if (p_.per_key == nullptr && p_.weights == nullptr) continue;
+            for (std::int64_t i = 0; i < plan_.heads; ++i) {
+                weigh_kept(desk, first_head + i, block, place);
+            }
+        }
+    }
+
+    Kept kept_of(const Desk& desk, std::int64_t head, std::int64_t place) const {
+        const std::int64_t at = kept_place(head, place);
+        Kept it{};
+        it.exps = kept(desk, at);
+        it.max = kept_max(desk, at);
+        it.final_max = desk.max + at * kLanes;
+        it.inverse = desk.inverse + at * kLanes;
+        it.n = p_.count[head / p_.heads];
+        it.exps_stride = plan_.kept_rows * kLanes;
+        it.max_stride = plan_.kept_rows / kKeys * kLanes;
+        return it;
+    }
+
+    // Weights over all heads of a batch element, of which first_head is the first.
+    void fuse(const Desk& desk, std::int64_t first_head, std::int64_t block,
+              std::int64_t place) const {
+        const std::int64_t b = first_head / p_.heads;
+        const std::int64_t n = p_.count[b];
+        const std::int64_t queries = queries_of(block);
+        const auto part = [&](float* all) {
+            if (all == nullptr) return all;
+            float* const out = all + (b * p_.queries + block * kLanes) * p_.longest;
+            clear_padding(out, queries, n, p_.longest - n);
+            return out;
+        };
+        table().fuse(shape_of(block), kept_of(desk, first_head, place), p_.heads, queries,
+                     part(p_.weights_mean), part(p_.weights_max), p_.longest, desk.norms,
+                     desk.scores);
+    }
+
     void weigh_kept(const Desk& desk, std::int64_t head, std::int64_t block,
                     std::int64_t place) const {
         const std::int64_t n = p_.count[head / p_.heads];
@@ -415,8 +469,9 @@ class Run {
             weights = p_.weights + (head * p_.queries + block * kLanes) * p_.longest;
             clear_padding(weights, queries, n, p_.longest - n);
         }
-        table().weigh_kept(shape_of(block), kept(desk, place), kept_max(desk, place), n, desk.max,
-                           desk.inverse, desk.weights, queries, marginals, weights, p_.longest);
+        load_weights(desk, head, block);
+        table().weigh_kept(shape_of(block), kept_of(desk, head, place), desk.weights, queries,
+                           marginals, weights, p_.longest);
     }
 
     // Padding has no weight.
@@ -466,7 +521,7 @@ class Run {
             if (n == 0) continue;
             pack_queries(desk, head, block, 0);
             load_weights(desk, head, block);
-            clear_lanes(desk);
+            clear_lanes(desk, 0);
             std::copy_n(shared_.max + row, queries, desk.max);
             std::copy_n(shared_.inverse + row, queries, desk.inverse);
             table().weigh(shape_of(desk, head, block), packed_queries(desk, 0), desk.max,
@@ -505,6 +560,9 @@ void attention(const AttentionProblem& p, void* workspace, int threads) {
         if (p.still_period % kLanes != 0) {
             refuse("still_period", "be a multiple of " + std::to_string(kLanes), p.still_period);
         }
+    }
+    if (p.partial_lse != nullptr && (p.weights_mean != nullptr || p.weights_max != nullptr)) {
+        throw std::invalid_argument("weights over heads must be asked for without partials");
     }
     const Plan plan = plan_attention(p, threads);
     Arena arena(workspace);

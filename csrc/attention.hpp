@@ -5,11 +5,12 @@
 // scores (a product), their exponentials, sums per unit, values (a product). Softmax in one pass
 // with a running maximum: Milakov and Gimelshein 2018, arXiv:1805.02867; blocks: Dao et al. 2022,
 // arXiv:2205.14135. What needs the final log-sum-exp, `per_key` and `weights`, is a second pass
-// over keys x queries.
+// over keys x queries. For `weights_mean` and `weights_max` exponentials are kept instead until the
+// sums are known, and a task goes through all heads of its queries, one after the other.
 //
 // Floor: 2 (width + value_width) operations and one exponential for each pair of query and key; the
-// second pass 2 width and one. Sums per unit add 1 addition to each pair. Bytes: keys and values
-// once for every kGroup blocks of queries.
+// second pass 2 width and one; weights over heads a product and 12 bytes in the caches. Sums per
+// unit add 1 addition to each pair. Bytes: keys and values once for every kGroup blocks of queries.
 //
 // Rounding: products and sums in float32, in two levels (kKeys keys, then blocks), exponentials
 // within 1e-7. Results do not depend on the number of threads: how work is cut depends on the sizes
@@ -73,7 +74,8 @@ struct AttentionProblem {
     // Results, contiguous; nullptr: not asked for. `output` may be null too.
     void* output;
     float *lse, *entropy, *lag, *per_unit, *per_query_unit;
-    float *per_key, *weights;  // [.., longest]
+    float *per_key, *weights;           // [.., longest]
+    float *weights_mean, *weights_max;  // over heads, [batch, queries, longest]; no partials then
     float* top_weight;
     std::int64_t* top_key;
     float *partial_lse, *partial_output;

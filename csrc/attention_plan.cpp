@@ -8,6 +8,7 @@ constexpr std::int64_t kFar = 4;                 // widths from row to row
 constexpr std::int64_t kChunkBytes = 192 << 10;  // keys and values of a chunk
 constexpr std::int64_t kStateBytes = 640 << 10;  // states of a group: the rest of the L2
 constexpr std::int64_t kEnoughTasks = 16;
+constexpr std::int64_t kFusedBytes = 8 << 20;  // kept exponentials of a group, of all heads
 constexpr std::int64_t kKeptKeys = 1024;  // exponentials of so many keys are kept for a second look
 constexpr std::int64_t kSplitKeys = 4096;  // at least so many keys make a task of their own
 
@@ -19,8 +20,8 @@ AttentionDesk take_desk(Arena& arena, const AttentionProblem& p, const Attention
     desk.queries = arena.take<float>(n * p.width * kLanes);
     if (p.pairs > 0) desk.phases = arena.take<float>(n * 2 * p.pairs * kLanes);
     if (plan.keeps) {
-        desk.kept = arena.take<float>(n * plan.kept_rows * kLanes);
-        desk.kept_max = arena.take<float>(n * plan.kept_rows / kKeys * kLanes);
+        desk.kept = arena.take<float>(n * plan.heads * plan.kept_rows * kLanes);
+        desk.kept_max = arena.take<float>(n * plan.heads * plan.kept_rows / kKeys * kLanes);
     }
     const std::int64_t most = std::max(plan.chunk, plan.second ? plan.key_chunk : 0);
     if (plan.gathers_k) desk.keys = arena.take<float>(most * p.width);
@@ -29,8 +30,9 @@ AttentionDesk take_desk(Arena& arena, const AttentionProblem& p, const Attention
     desk.strip = arena.take<float>(kWidest * std::max(p.width, p.value_width));
     if (p.per_key != nullptr) desk.marginals = arena.take<float>(plan.key_chunk * kWidest);
     desk.weights = arena.take<float>(kLanes);
-    desk.max = arena.take<float>(kLanes);
-    desk.inverse = arena.take<float>(kLanes);
+    desk.max = arena.take<float>(n * plan.heads * kLanes);
+    desk.inverse = arena.take<float>(n * plan.heads * kLanes);
+    if (plan.fuses) desk.norms = arena.take<float>(plan.heads * kLanes);
     if (p.still_values > 0) desk.still = arena.take<float>(kKeys * (kLanes + p.still_values));
     return desk;
 }
@@ -44,7 +46,9 @@ AttentionPlan plan_attention(const AttentionProblem& p, int threads) {
     plan.moments = p.entropy != nullptr;
     plan.lag = p.lag != nullptr;
     const bool looks_again = p.per_key != nullptr || p.weights != nullptr;
-    plan.keeps = looks_again && !plan.partials && p.longest <= kKeptKeys;
+    plan.fuses = p.weights_mean != nullptr || p.weights_max != nullptr;
+    plan.heads = plan.fuses ? p.heads : 1;
+    plan.keeps = plan.fuses || (looks_again && !plan.partials && p.longest <= kKeptKeys);
     plan.second = looks_again && !plan.keeps;
     const bool changed = p.element != Element::f32 || p.rows != nullptr || plan.partials;
     plan.gathered = p.value_width - p.still_values;
@@ -66,19 +70,24 @@ AttentionPlan plan_attention(const AttentionProblem& p, int threads) {
 
     const std::int64_t heads = p.batch * p.heads;
     plan.splits = 1;
-    if (!plan.partials && heads * plan.blocks < kEnoughTasks) {
+    if (!plan.partials && !plan.fuses && heads * plan.blocks < kEnoughTasks) {
         plan.splits =
             std::min(blocks_of(kEnoughTasks, std::max<std::int64_t>(1, heads * plan.blocks)),
                      std::max<std::int64_t>(1, p.longest / kSplitKeys));
     }
     plan.split_keys = blocks_of(blocks_of(p.longest, plan.splits), kKeys) * kKeys;
 
-    const std::int64_t kept = plan.keeps ? plan.kept_rows * kLanes : 0;
+    const std::int64_t kept_floats = plan.keeps ? plan.heads * plan.kept_rows * kLanes : 0;
+    const std::int64_t kept = plan.fuses ? 0 : kept_floats;  // of many heads beyond the L2
     const std::int64_t bytes =
         4 * (kept + plan.state_floats * (plan.partials ? 2 : 1) + kLanes * (p.width + 2 * p.pairs));
     plan.group = std::clamp<std::int64_t>(kStateBytes / bytes, 1, kGroup);
+    if (plan.fuses) {
+        const std::int64_t most = kFusedBytes / std::max<std::int64_t>(1, 4 * kept_floats);
+        plan.group = std::clamp<std::int64_t>(most, 1, plan.group);
+    }
     while (plan.group > 1 && threads > 1 &&
-           heads * blocks_of(plan.blocks, plan.group) * plan.splits < 4 * threads) {
+           heads / plan.heads * blocks_of(plan.blocks, plan.group) * plan.splits < 4 * threads) {
         --plan.group;
     }
     plan.groups = blocks_of(plan.blocks, plan.group);

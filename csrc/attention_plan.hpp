@@ -28,8 +28,10 @@ struct AttentionPlan {
     std::int64_t kept_rows;  // of exponentials that a block of queries keeps: whole blocks of keys
     std::int64_t state_floats;  // of a block of queries, with its sums per unit
     bool partials, sums, moments, lag, gathers_k, gathers_v;
-    bool keeps;   // the exponentials of a block of queries, instead of
-    bool second;  // a second pass
+    std::int64_t heads;  // of a task, one after the other
+    bool keeps;          // the exponentials of a block of queries, instead of
+    bool second;         // a second pass
+    bool fuses;          // weights over heads
 };
 
 AttentionPlan plan_attention(const AttentionProblem&, int threads);
@@ -45,12 +47,13 @@ struct AttentionState {
 AttentionState state_at(float* memory, std::int64_t i, const AttentionProblem&,
                         const AttentionPlan&, bool units);
 
-// What one thread works with; arrays have a place for each block of a group.
+// What one thread works with; arrays have a place for each block of a group, and head of a task.
 struct AttentionDesk {
     float *states, *unit_states;
     float *queries, *phases;  // [group][width][kLanes], [group][2 * pairs][kLanes]
-    float *kept, *kept_max;   // [group][kept_rows][kLanes], [group][kept_rows / kKeys][kLanes]
-    float *keys, *values, *scores, *strip, *marginals, *weights, *max, *inverse, *still;
+    float *kept, *kept_max;   // [group][heads][kept_rows][kLanes], one for each kKeys of them
+    float *max, *inverse;     // [group][heads][kLanes]
+    float *keys, *values, *scores, *strip, *marginals, *weights, *norms, *still;
 };
 
 // The desks of a call, taken and given back by its tasks.

@@ -111,12 +111,22 @@ struct BlockOut {
     bool halves;
 };
 
+// Exponentials that a block of queries kept, of one head after the other.
+struct Kept {
+    float* exps;             // [n][kLanes], every kKeys of them to a maximum of their own
+    const float* max;        // [..][kLanes]
+    const float* final_max;  // [kLanes], and one over the sum: what finish() wrote
+    const float* inverse;
+    std::int64_t n;                        // keys
+    std::int64_t exps_stride, max_stride;  // from head to head; kLanes for the other two
+};
+
 struct AttentionTable {
     // out[i] = row `order[i]` or `first + i`, as floats and turned.
     void (*gather)(const RowsIn&, std::int64_t first, std::int64_t n, std::int64_t width,
                    float* out);
-    // out[d][lane] = in[lane][d] for `queries` rows, turned by their phases, zero beyond; the
-    // phases, if any, go to phase_out [2 * pairs][kLanes].
+    // in[lane][d] for `queries` rows, turned by their phases, zero beyond, as absorb and weigh read
+    // them: width * kLanes floats. The phases, if any, go to phase_out [2 * pairs][kLanes].
     void (*pack)(const RowsIn&, std::int64_t first, std::int64_t queries, std::int64_t width,
                  float* out, float* phase_out, float* scratch);
 
@@ -141,11 +151,14 @@ struct AttentionTable {
     void (*weigh)(const BlockShape&, const float* queries, const float* max, const float* inverse,
                   const float* query_weights, std::int64_t n_queries, const KeyBlock&,
                   float* marginals, float* weights, std::int64_t weights_stride, float* scratch);
-    // The same from kept exponentials of n keys, which it uses up: writes marginals[key], summed.
-    void (*weigh_kept)(const BlockShape&, float* kept, const float* kept_max, std::int64_t n,
-                       const float* max, const float* inverse, const float* query_weights,
+    // The same from kept exponentials, which it uses up: writes marginals[key], summed.
+    void (*weigh_kept)(const BlockShape&, const Kept&, const float* query_weights,
                        std::int64_t n_queries, float* marginals, float* weights,
                        std::int64_t weights_stride);
+    // Mean and maximum over heads of the weights from kept exponentials of each, [query][key] with
+    // a stride; either may be null. norms has room for [heads][kLanes], scratch as for absorb.
+    void (*fuse)(const BlockShape&, const Kept&, std::int64_t heads, std::int64_t n_queries,
+                 float* mean, float* most, std::int64_t stride, float* norms, float* scratch);
     // out[key] = sum of its marginals.
     void (*sum_marginals)(const float* marginals, std::int64_t n, float* out);
 

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 import torch
 from attendrite import _core
-from attendrite.kernels.attention import OPERATION, STATISTICS, attention, library, request
+from attendrite.kernels.attention import (
+    OPERATION,
+    OVER_HEADS,
+    STATISTICS,
+    attention,
+    library,
+    request,
+)
 from attendrite.kernels.attention._problem import HALF
 from attendrite.kernels.phases import phases
 from numpy.typing import NDArray
@@ -85,6 +92,8 @@ def truth(inputs: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
         "output": np.zeros((*rows, value_width)),
         "lse": np.full(rows, -np.inf),
         "weights": np.zeros((*rows, n_keys)),
+        "weights_mean": np.zeros((n_batch, n_queries, n_keys)),
+        "weights_max": np.zeros((n_batch, n_queries, n_keys)),
         "entropy": np.zeros(rows),
         "lag": np.zeros(rows),
         "per_query_unit": np.zeros((*rows, n_units)),
@@ -107,6 +116,8 @@ def truth(inputs: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
         out["output"][b, h, q] = p @ v
         out["lse"][b, h, q] = lse
         out["weights"][b, h, q, :n] = p
+        out["weights_mean"][b, q, :n] += p / heads
+        out["weights_max"][b, q, :n] = np.maximum(out["weights_max"][b, q, :n], p)
         out["entropy"][b, h, q] = lse - p @ s
         out["lag"][b, h, q] = p @ (x["query_times"][b, q] - x["key_times"][b, :n])
         out["per_key"][b, h, :n] += weight * p
@@ -141,6 +152,8 @@ def plain(inputs: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
         "output": weights @ v,
         "lse": lse,
         "weights": weights,
+        "weights_mean": weights.mean(1),
+        "weights_max": weights.amax(1),
         "entropy": -torch.special.xlogy(weights, weights).sum(-1),
         "lag": (weights * lag[:, None].to(k.dtype)).sum(-1),
         "per_key": weighted.sum(2),
@@ -336,7 +349,8 @@ class TestInvariants:
             sums = name in ("per_key", "per_unit")
             joined = split[0][name] + split[1][name] if sums else None
             if joined is None:
-                joined = np.concatenate([part[name] for part in split], axis=2)
+                axis = 1 if name in OVER_HEADS else 2
+                joined = np.concatenate([part[name] for part in split], axis=axis)
             assert_near(joined, value, atol=1e-12, err_msg=name, backend=backend)
 
     def test_two_runs_are_bit_identical(self, backend: str) -> None:
@@ -440,6 +454,7 @@ NATIVE_SIZES = [
     (2, 1, 64, 97, 8, 256, 3),
     (1, 1, 5, 111, 48, 33, 200),
     (1, 2, 40, 1001, 155, 155, 12),
+    (2, 3, 150, 200, 16, 16, 5),  # batch elements of some heads and some blocks of queries
 ]
 
 
@@ -678,7 +693,7 @@ def test_every_statistic_is_accurate_on_cuda(backend: str, dtype: torch.dtype) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"statistics": ["sum"]}, "unknown statistic 'sum'; known: weights, per_key"),
+        ({"statistics": ["sum"]}, "unknown statistic 'sum'; known: weights, weights_mean"),
         ({"statistics": ["per_unit"], "units": None}, "units must be given"),
         ({"statistics": ["lag"], "key_times": None}, "query_times and key_times must be given"),
         ({"top_k": 0}, "top_k must be >= 1, got 0"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,6 +125,41 @@ class TestAgainstFullMatrices:
         found = rollout(layers, fuse=fuse, backend=backend)
         assert found.dtype == torch.float32
         np.testing.assert_allclose(found, by_hand(layers, fuse), rtol=0, atol=2e-6)
+
+
+@pytest.mark.usefixtures("backend_blocks")
+@pytest.mark.parametrize("fuse", FUSE)
+@pytest.mark.parametrize("count", [None, 1, 3])
+@pytest.mark.parametrize("model", [image_model, spike_model])
+class TestWeightsOverHeadsThatAttentionGave:
+    def test_are_taken_as_they_are(
+        self, model: Callable[[], list[Layer]], count: int | None, fuse: str
+    ) -> None:
+        layers = model()
+        rows = None if count is None else normal(2, count, layers[-1].q.shape[2], seed=5).abs()
+        given = [replace(x, fused=x.statistic(f"weights_{fuse}")) for x in layers]
+        found = rollout(given, fuse=fuse, rows=rows, backend="blocks")
+        np.testing.assert_allclose(found, by_hand(layers, fuse, rows), rtol=0, atol=1e-10)
+        without = [replace(x, q=x.q * float("nan")) for x in given]  # nothing is computed again
+        again = rollout(without, fuse=fuse, rows=rows, backend="blocks")
+        np.testing.assert_array_equal(again, found)
+
+    def test_are_not_modified(
+        self, model: Callable[[], list[Layer]], count: int | None, fuse: str
+    ) -> None:
+        layers = model()
+        rows = None if count is None else normal(2, count, layers[-1].q.shape[2], seed=5).abs()
+        given = [replace(x, fused=x.statistic(f"weights_{fuse}")) for x in layers]
+        rollout(given, fuse=fuse, rows=rows, backend="blocks")
+        for layer, before in zip(given, layers, strict=True):
+            np.testing.assert_array_equal(layer.fused, before.statistic(f"weights_{fuse}"))
+
+
+def test_weights_over_heads_of_another_shape() -> None:
+    layers = image_model()
+    layers[1] = replace(layers[1], fused=torch.ones(2, 17, 16, dtype=torch.float64))
+    with pytest.raises(ValueError, match=re.escape("fused of layer 1 must have shape [2, 17, 17]")):
+        rollout(layers, fuse="max")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

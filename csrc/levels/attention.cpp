@@ -22,6 +22,15 @@ constexpr int kTileKeys<2> = 6;
 template <int VECTORS>
 constexpr int kTileValues = kTileKeys<VECTORS>;
 
+// Queries lie in groups of as many lanes, [kLanes / kGroup][width][kGroup]: rows of all lanes, of
+// which a pass reads some, would fall on few lines of the L1 cache.
+constexpr std::int64_t kGroup = kMostVectors * kWidth;
+static_assert(kLanes % kGroup == 0);
+
+inline std::int64_t group_at(std::int64_t lane, std::int64_t width) {
+    return lane / kGroup * kGroup * width + lane % kGroup;
+}
+
 // A narrow tile waits for its sums, so what a wide one leaves over is not cut into the narrowest:
 // 6, 4, 2, 1, and 8 is 4 and 4.
 template <int TILE>
@@ -163,7 +172,7 @@ void pack(const RowsIn& in, std::int64_t first, std::int64_t queries, std::int64
     for (std::int64_t q = 0; q < queries; q += kStrip) {
         const std::int64_t n = queries - q < kStrip ? queries - q : kStrip;
         gather(plain, first + q, n, width, scratch);
-        transpose(scratch, width, n, width, out + q, kLanes);
+        transpose(scratch, width, n, width, out + group_at(q, width), kGroup);
     }
     if (in.phase == nullptr) return;
     const std::int64_t angles = 2 * in.pairs;
@@ -176,8 +185,8 @@ void pack(const RowsIn& in, std::int64_t first, std::int64_t queries, std::int64
         for (std::int64_t lane = 0; lane < kLanes; lane += kWidth) {
             const Floats cos = load(phase_out + i * kLanes + lane);
             const Floats sin = load(phase_out + (in.pairs + i) * kLanes + lane);
-            float* const even = out + (in.halves ? i : 2 * i) * kLanes + lane;
-            float* const odd = even + (in.halves ? in.pairs : 1) * kLanes;
+            float* const even = out + group_at(lane, width) + (in.halves ? i : 2 * i) * kGroup;
+            float* const odd = even + (in.halves ? in.pairs : 1) * kGroup;
             const Floats x = load(even);
             const Floats y = load(odd);
             store(even, x * cos - y * sin);
@@ -225,8 +234,8 @@ ATTENDRITE_APART void score_tile(const float* queries, const float* k, std::int6
         }
         const std::int64_t end = width - d < kPanel ? width : d + kPanel;
         RowSet<KEYS> rows(k + d, stride);
-        const float* from = queries + d * kLanes;
-        for (; d < end; ++d, from += kLanes) {
+        const float* from = queries + d * kGroup;
+        for (; d < end; ++d, from += kGroup) {
             Floats q[VECTORS];
             for (int j = 0; j < VECTORS; ++j) q[j] = load(from + j * kWidth);
 #pragma GCC unroll 24
@@ -479,8 +488,9 @@ inline void absorb_block(const BlockState& state, const TopState* top, const Blo
             prefetch_rows(keys.v + (first + i) * keys.v_stride, keys.v_stride, some,
                           shape.value_width - shape.still.width);
         }
-        score_tiles<kTileKeys<VECTORS>, VECTORS>(queries + lane, k, keys.k_stride, shape.width,
-                                                 start, i, some, scores + i * kLanes, best);
+        score_tiles<kTileKeys<VECTORS>, VECTORS>(queries + group_at(lane, shape.width), k,
+                                                 keys.k_stride, shape.width, start, i, some,
+                                                 scores + i * kLanes, best);
     }
     if (top != nullptr) {
         keep_largest(*top, scores, n, keys.first + static_cast<std::int32_t>(first), lane,
@@ -718,8 +728,8 @@ inline void weigh_block(const BlockShape& shape, const float* queries, const flo
     Floats unused[VECTORS];
     for (int j = 0; j < VECTORS; ++j) unused[j] = all(kLowest);
     score_tiles<kTileKeys<VECTORS>, VECTORS>(
-        queries + lane, keys.k + first * keys.k_stride, keys.k_stride, shape.width,
-        start_of(shape.still, keys, first, lane), 0, n, scores, unused);
+        queries + group_at(lane, shape.width), keys.k + first * keys.k_stride, keys.k_stride,
+        shape.width, start_of(shape.still, keys, first, lane), 0, n, scores, unused);
     const Floats scale = all(shape.scale);
     Floats minus_max[VECTORS], norm[VECTORS], share[VECTORS];
     for (int j = 0; j < VECTORS; ++j) {
@@ -769,22 +779,22 @@ void weigh(const BlockShape& shape, const float* queries, const float* max, cons
     }
 }
 
-void weigh_kept(const BlockShape& shape, float* kept, const float* kept_max, std::int64_t n,
-                const float* max, const float* inverse, const float* query_weights,
+void weigh_kept(const BlockShape& shape, const Kept& kept, const float* query_weights,
                 std::int64_t n_queries, float* marginals, float* weights,
                 std::int64_t weights_stride) {
-    for (std::int64_t first = 0; first < n; first += kKeys) {
-        const std::int64_t keys = n - first < kKeys ? n - first : kKeys;
+    for (std::int64_t first = 0; first < kept.n; first += kKeys) {
+        const std::int64_t keys = kept.n - first < kKeys ? kept.n - first : kKeys;
         float norm[kLanes];
         float share[kLanes];
         for (std::int64_t lane = 0; lane < shape.lanes; lane += kWidth) {
-            const Floats then = load(kept_max + first / kKeys * kLanes + lane);
-            const Floats factor = exp2(then - load(max + lane)) * load(inverse + lane);
+            const Floats then = load(kept.max + first / kKeys * kLanes + lane);
+            const Floats factor =
+                exp2(then - load(kept.final_max + lane)) * load(kept.inverse + lane);
             store(norm + lane, factor);
             store(share + lane, factor * load(query_weights + lane));
         }
         for (std::int64_t i = first; i < first + keys; ++i) {
-            float* const row = kept + i * kLanes;
+            float* const row = kept.exps + i * kLanes;
             Floats total = all(0.0F);
             for (std::int64_t lane = 0; lane < shape.lanes; lane += kWidth) {
                 const Floats e = load(row + lane);
@@ -794,7 +804,48 @@ void weigh_kept(const BlockShape& shape, float* kept, const float* kept_max, std
             if (marginals != nullptr) marginals[i] = sum(total);
         }
     }
-    if (weights != nullptr) transpose(kept, kLanes, n, n_queries, weights, weights_stride);
+    if (weights != nullptr) {
+        transpose(kept.exps, kLanes, kept.n, n_queries, weights, weights_stride);
+    }
+}
+
+void fuse(const BlockShape& shape, const Kept& kept, std::int64_t heads, std::int64_t n_queries,
+          float* mean, float* most, std::int64_t stride, float* norms, float* scratch) {
+    const Floats share = all(1.0F / static_cast<float>(heads));
+    for (std::int64_t first = 0; first < kept.n; first += kKeys) {
+        const std::int64_t n = kept.n - first < kKeys ? kept.n - first : kKeys;
+        for (std::int64_t h = 0; h < heads; ++h) {
+            const float* const then = kept.max + h * kept.max_stride + first / kKeys * kLanes;
+            for (std::int64_t lane = 0; lane < shape.lanes; lane += kWidth) {
+                const std::int64_t at = h * kLanes + lane;
+                const Floats below = load(then + lane) - load(kept.final_max + at);
+                store(norms + at, exp2(below) * load(kept.inverse + at));
+            }
+        }
+        const auto over_heads = [&](float* out, const auto& grown, Floats factor) {
+            for (std::int64_t i = 0; i < n; ++i) {
+                for (std::int64_t lane = 0; lane < shape.lanes; lane += kWidth) {
+                    const float* const from = kept.exps + (first + i) * kLanes + lane;
+                    Floats total = load(from) * load(norms + lane);
+                    for (std::int64_t h = 1; h < heads; ++h) {
+                        const Floats e = load(from + h * kept.exps_stride);
+                        total = grown(total, e, load(norms + h * kLanes + lane));
+                    }
+                    store(scratch + i * kLanes + lane, total * factor);
+                }
+            }
+            transpose(scratch, kLanes, n, n_queries, out + first, stride);
+        };
+        if (mean != nullptr) {
+            over_heads(
+                mean, [](Floats sum, Floats e, Floats norm) { return fma(e, norm, sum); }, share);
+        }
+        if (most != nullptr) {
+            over_heads(
+                most, [](Floats top, Floats e, Floats norm) { return max(top, e * norm); },
+                all(1.0F));
+        }
+    }
 }
 
 void sum_marginals(const float* marginals, std::int64_t n, float* out) {
@@ -837,7 +888,7 @@ void phases(const double* times, std::int64_t n, const double* omega, std::int64
 
 }  // namespace
 
-const AttentionTable attention_table = {gather, pack,  reset,      absorb,        merge, merge_top,
-                                        finish, weigh, weigh_kept, sum_marginals, phases};
+const AttentionTable attention_table = {gather, pack,  reset,      absorb, merge,         merge_top,
+                                        finish, weigh, weigh_kept, fuse,   sum_marginals, phases};
 
 }  // namespace attendrite::ATTENDRITE_LEVEL

@@ -74,16 +74,19 @@ class ForwardExecutor:
             rotate_values: bool,
             project: Callable[[Tensor], Tensor],
         ) -> Tensor:
-            if rollout is not None:
-                layers.append(_rollout.kept(sites[site], q, k, keys, queries))
             wanted = plan.get(site, {})
             found: dict[str, Tensor] = {}
+            also = _rollout.along(rollout, sites[site], self.model.sites, inputs, q)
             for tokens, statistics in _passes(wanted):
                 result = self._attend(
-                    q, k, v, keys, queries, rotate_values, tokens, statistics, wanted
+                    q, k, v, keys, queries, rotate_values, tokens, statistics | also, wanted
                 )
                 out = result.output
                 found |= result.statistics
+                also -= found.keys()
+            if rollout is not None:
+                fused = found.pop(f"weights_{rollout}", None)
+                layers.append(_rollout.kept(sites[site], q, k, keys, queries, fused))
             if "head_output" in wanted:
                 found["head_output"] = project(out)
             for name, value in found.items():

@@ -11,8 +11,28 @@ from ..capture import Site
 from ..kernels.rollout import Layer, rollout
 from ..models._site import Inputs, Keys, Queries
 
+KEPT = 1 << 29  # bytes of weights over heads that are kept of a forward pass
 
-def kept(site: Site, q: Tensor, k: Tensor, keys: Keys, queries: Queries) -> Layer:
+
+def along(
+    fuse: str | None, site: Site, sites: Sequence[Site], inputs: Inputs, q: Tensor
+) -> frozenset[str]:
+    """Return what the attention of a site should return for the rollout.
+
+    Of image models the weights over heads, ``[B, N, N]``, which then need not be computed again: in
+    the last block, of which one row is read, and where they take too much memory, they are.
+    """
+    if fuse is None or inputs.grid is None or site is sites[-1]:
+        return frozenset()
+    tokens = q.shape[2]
+    if len(q) * tokens * tokens * q.element_size() * (len(sites) - 1) > KEPT:
+        return frozenset()
+    return frozenset({f"weights_{fuse}"})
+
+
+def kept(
+    site: Site, q: Tensor, k: Tensor, keys: Keys, queries: Queries, fused: Tensor | None = None
+) -> Layer:
     """Return what the rollout needs of a layer; shares memory."""
     arguments = {
         "lengths": keys.lengths,
@@ -21,7 +41,7 @@ def kept(site: Site, q: Tensor, k: Tensor, keys: Keys, queries: Queries) -> Laye
         "key_phase": keys.phase,
         "self_key": 0 if keys.self_excluded else None,
     }
-    return Layer(q, k, site.residual, arguments)
+    return Layer(q, k, site.residual, arguments, fused)
 
 
 def walked(layers: Sequence[Layer], inputs: Inputs, fuse: str, backend: str | None) -> Tensor:

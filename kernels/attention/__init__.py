@@ -8,6 +8,7 @@ are natural.
 |---|---|---|
 | ``lse`` | B,H,Q | ``log sum_k exp(s_qk)`` |
 | ``weights`` | B,H,Q,K | ``P_qk`` |
+| ``weights_mean``, ``weights_max`` | B,Q,K | mean and maximum of ``P_qk`` over heads |
 | ``per_key`` | B,H,K | ``sum_q w_q P_qk`` |
 | ``per_query_unit`` | B,H,Q,U | ``sum_{k in K_u} P_qk`` |
 | ``per_unit`` | B,H,U | ``sum_q w_q sum_{k in K_u} P_qk`` |
@@ -42,6 +43,8 @@ OPERATION = Operation(__name__)
 
 STATISTICS = (
     "weights",
+    "weights_mean",
+    "weights_max",
     "per_key",
     "per_unit",
     "per_query_unit",
@@ -51,6 +54,7 @@ STATISTICS = (
     "partials",
     "lag",
 )
+OVER_HEADS = ("weights_mean", "weights_max")
 NEED_UNITS = frozenset({"per_unit", "per_query_unit", "partials"})
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import Attention
+from . import OVER_HEADS, Attention
 from ._configs import FLOAT32, Config, config, parts, splits
 from ._order import Order, begins, by_unit, elements
 from ._problem import HALF, Problem
@@ -24,7 +24,8 @@ MERGED = 16  # queries of a program of `merge`
 UNITS, QUERIES = 8, 128  # of a tile of `per_unit`
 SPLITS_FORWARD, SPLITS_PARTIALS = 2, 4  # programs for each multiprocessor
 ALIGNED = 16  # bytes; what one load takes
-WRITTEN = 1 << 27  # weights held at a time for `top_k`: 512 MiB
+WRITTEN = 1 << 27  # weights held at a time for `top_k` and over heads: 512 MiB
+FROM_WEIGHTS = frozenset({"top_k", *OVER_HEADS})
 
 
 def attend(p: Problem) -> Attention:
@@ -34,27 +35,32 @@ def attend(p: Problem) -> Attention:
     on = torch.cuda.device(where) if where.type == "cuda" else nullcontext()
     with on:
         found = _Call(p).run()
-        if "top_k" not in p.statistics:
+        if not p.statistics & FROM_WEIGHTS:
             return found
-        return Attention(found.output, {**found.statistics, **_top_k(p)})
+        return Attention(found.output, {**found.statistics, **_from_weights(p)})
 
 
-def _top_k(p: Problem) -> dict[str, Tensor]:
-    """Return the largest weights: written out for some queries at a time."""
+def _from_weights(p: Problem) -> dict[str, Tensor]:
+    """Return what needs weights: written out for some queries at a time."""
     lengths = p.lengths if p.cu_seqlens is None else p.cu_seqlens.diff()
     longest = p.longest()
     exists = torch.ones(1, 1, 1, longest, dtype=torch.bool, device=p.q.device)
     if lengths is not None:
         exists = torch.arange(longest, device=p.q.device) < lengths[:, None, None, None]
     step = max(1, WRITTEN // (p.q.shape[0] * p.q.shape[1] * max(1, longest)))
-    found = []
+    found: dict[str, list[Tensor]] = {}
     for at in range(0, p.q.shape[2], step):
         phase = p.query_phase if p.query_phase is None else p.query_phase[:, at : at + step]
         some = replace(p, q=p.q[:, :, at : at + step], query_phase=phase, query_weights=None)
-        weights = _Call(replace(some, statistics=frozenset({"weights"}))).run()
-        found.append(largest(weights.statistics["weights"], exists, p.top_k))
-    weight, key = (torch.cat(x, 2) for x in zip(*found, strict=True))
-    return {"top_k.weight": weight, "top_k.key": key}
+        run = _Call(replace(some, statistics=frozenset({"weights"}))).run()
+        weights = run.statistics["weights"]
+        here = {"weights_mean": weights.mean(1), "weights_max": weights.amax(1)}
+        here = {name: x for name, x in here.items() if name in p.statistics}
+        if "top_k" in p.statistics:
+            here["top_k.weight"], here["top_k.key"] = largest(weights, exists, p.top_k)
+        for name, x in here.items():
+            found.setdefault(name, []).append(x)
+    return {name: torch.cat(x, 1 if name in OVER_HEADS else 2) for name, x in found.items()}
 
 
 def aligned(x: Tensor) -> Tensor:

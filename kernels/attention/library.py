@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import Attention, reference
+from . import OVER_HEADS, Attention, reference
 from ._problem import Problem
 
 PRIORITY = 10
@@ -68,5 +68,5 @@ def _join(blocks: list[Attention]) -> Attention:
         if name in ("per_key", "per_unit"):
             joined[name] = torch.stack(parts).sum(0)
         else:
-            joined[name] = torch.cat(parts, 2)
+            joined[name] = torch.cat(parts, 1 if name in OVER_HEADS else 2)
     return Attention(torch.cat([block.output for block in blocks], 2), joined)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ... import _core
-from . import Attention
+from . import OVER_HEADS, Attention
 from ._problem import Problem
 
 PRIORITY = 40
@@ -25,6 +25,7 @@ ELEMENTS = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
 }
+IN_ORDER = frozenset({"top_k", *OVER_HEADS})  # go through keys as they come
 WIDEST = 256
 HUGE = 1 << 22  # bytes from which NumPy does: a page fault for each 4 KiB takes longer than writing
 
@@ -46,10 +47,11 @@ def refuses(**request: Any) -> str | None:
 
 def run(problem: Problem) -> Attention:
     """See :func:`attendrite.kernels.attention.attention`."""
-    if {"partials", "top_k"} <= problem.statistics:  # one goes through keys by unit, one in order
-        ranks = run(replace(problem, statistics=frozenset({"top_k"})))
-        rest = run(replace(problem, statistics=problem.statistics - {"top_k"}))
-        return Attention(rest.output, {**rest.statistics, **ranks.statistics})
+    in_order = problem.statistics & IN_ORDER
+    if in_order and "partials" in problem.statistics:  # which go through keys by unit
+        first = run(replace(problem, statistics=in_order))
+        rest = run(replace(problem, statistics=problem.statistics - in_order))
+        return Attention(rest.output, {**rest.statistics, **first.statistics})
     q = -problem.q if problem.scale < 0 else problem.q
     longest = problem.longest()
     found = dict(_results(problem, longest))
@@ -129,6 +131,8 @@ RESULTS = (
     "per_query_unit",
     "per_key",
     "weights",
+    "weights_mean",
+    "weights_max",
     "top_k.weight",
     "top_k.key",
     "partials.lse",
@@ -147,6 +151,8 @@ def _results(p: Problem, longest: int) -> Iterator[tuple[str, Tensor]]:
         "per_query_unit": (*rows, units),
         "per_key": (*rows[:2], longest),
         "weights": (*rows, longest),
+        "weights_mean": (rows[0], rows[2], longest),
+        "weights_max": (rows[0], rows[2], longest),
         "top_k.weight": (*rows, p.top_k),
         "top_k.key": (*rows, p.top_k),
         "partials.lse": (*rows, units),

@@ -35,6 +35,10 @@ def run(problem: Problem) -> Attention:
     weights, lse = softmax(scores)
 
     found: dict[str, Tensor] = {"weights": weights, "lse": lse}
+    if "weights_mean" in statistics:
+        found["weights_mean"] = weights.mean(1)
+    if "weights_max" in statistics:
+        found["weights_max"] = weights.amax(1)
     if "per_key" in statistics:
         weighted = weights if p.query_weights is None else weights * p.query_weights[..., None]
         found["per_key"] = weighted.sum(2)

@@ -1,10 +1,10 @@
 """Triton on CUDA: output and statistics in one pass, sums per key in a second one over the scores.
 
 Products run on the tensor cores and are added in float32; those of float32 numbers as ``bf16x6``,
-which is as accurate as float32 arithmetic. Softmax, sums and statistics are float32. ``top_k``
-writes out the weights of some queries at a time. Keys are split where that fills the machine, by
-sizes alone, and nothing is added atomically: results repeat bit by bit. The method is
-FlashAttention-2 (Dao 2023, arXiv:2307.08691), with keys sorted by unit where sums per unit are
+which is as accurate as float32 arithmetic. Softmax, sums and statistics are float32. ``top_k`` and
+weights over heads write out the weights of some queries at a time. Keys are split where that fills
+the machine, by sizes alone, and nothing is added atomically: results repeat bit by bit. The method
+is FlashAttention-2 (Dao 2023, arXiv:2307.08691), with keys sorted by unit where sums per unit are
 wanted; the kernels are in ``_triton``.
 
 With ``TRITON_INTERPRET=1`` the same kernels run on the CPU, slowly, in float32 and float16: that is

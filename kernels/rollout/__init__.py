@@ -55,12 +55,16 @@ class Layer:
         arguments: Further arguments of :func:`attendrite.kernels.attention.attention` that shape
             the weights: ``lengths``, ``cu_seqlens``, ``rows``, ``query_phase``, ``key_phase``,
             ``scale``, ``self_key``.
+        fused: The weights fused over heads as the rollout asks, ``[B, Q, K]``, dtype of ``q``
+            (float32 for half precision), where the attention gave them already: its
+            ``weights_mean`` or ``weights_max``. ``None``: from queries and keys once more.
     """
 
     q: Tensor
     k: Tensor
     residual: bool
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    fused: Tensor | None = None
 
     @property
     def n_keys(self) -> int:
@@ -84,7 +88,8 @@ class Layer:
             arguments["query_phase"] = arguments["query_phase"][:, begin:end]
         if arguments.get("self_key") is not None:
             arguments["self_key"] += begin
-        return replace(self, q=self.q[:, :, begin:end], arguments=arguments)
+        fused = None if self.fused is None else self.fused[:, begin:end]
+        return replace(self, q=self.q[:, :, begin:end], arguments=arguments, fused=fused)
 
     def to(self, dtype: torch.dtype) -> Layer:
         """Return the layer in another floating dtype."""
@@ -92,7 +97,10 @@ class Layer:
             name: x.to(dtype) if name.endswith("phase") and x is not None else x
             for name, x in self.arguments.items()
         }
-        return replace(self, q=self.q.to(dtype), k=self.k.to(dtype), arguments=arguments)
+        fused = None if self.fused is None else self.fused.to(dtype)
+        return replace(
+            self, q=self.q.to(dtype), k=self.k.to(dtype), arguments=arguments, fused=fused
+        )
 
     def statistic(self, name: str, **options: Any) -> Tensor:
         """Return one statistic of the attention; of values, which do not matter, one column."""
@@ -169,6 +177,12 @@ def _check_layer(i: int, layer: Layer) -> None:
     if layer.residual and layer.n_keys != layer.q.shape[2]:
         got = f"{layer.q.shape[2]} queries and {layer.n_keys} keys"
         raise _arrays.must(f"residual layer {i}", "have as many queries as keys", got)
+    if layer.fused is not None:
+        shape = [len(layer.q), layer.q.shape[2], layer.n_keys]
+        if list(layer.fused.shape) != shape:
+            raise _arrays.must(
+                f"fused of layer {i}", f"have shape {shape}", list(layer.fused.shape)
+            )
 
 
 def by_unit(values: Tensor, units: Tensor, n_units: int, cuts: Tensor | None) -> Tensor:

@@ -2,8 +2,9 @@
 
 Mean over heads: rows of ``A`` sum to 1, so one row ``r`` costs one pass of ``per_key`` with query
 weights ``r`` (at the last step ``per_unit``), and many rows to units one of ``per_query_unit``.
-Otherwise blocks of queries: the weights of all heads of a block, fused and normalised there (the
-sum of a row of maxima is known only when the row is complete), then multiplied.
+Otherwise blocks of queries: their weights over heads, normalised (the sum of a row of maxima is
+known only when the row is complete), then multiplied. Where the attention itself gave the weights
+over heads, nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from . import Layer, by_unit
 
 PRIORITY = 10
-BLOCK = 1 << 22  # numbers held at a time over all heads: 16 MiB in float32
+BLOCK = 1 << 22  # numbers held at a time: 16 MiB in float32
 
 
 def refuses(**request: Any) -> None:
@@ -49,18 +50,22 @@ def run(
 def _to_keys(layer: Layer, rows: Tensor | None, fuse: str, threads: int) -> Tensor:
     """Carry rows ``[B, C, Q]`` (``None``: one per query) to keys, ``[B, C, K]``."""
     if rows is None:
-        blocks = _blocks(layer, layer.n_keys, 0, layer.q.shape[2])
-        parts = [_fused(layer, begin, end, fuse, threads) for begin, end in blocks]
+        blocks = _blocks(len(layer.q) * layer.n_keys, 0, layer.q.shape[2])
+        parts = [_normalised(layer, begin, end, fuse, threads) for begin, end in blocks]
         return torch.cat(parts, 1)
     read = rows.ne(0).flatten(0, 1).any(0).nonzero()  # a class token reads one query alone
     first, last = (int(read.min()), int(read.max()) + 1) if len(read) else (0, 1)
-    if rows.shape[1] == 1 and fuse == "mean":
+    if rows.shape[1] == 1 and fuse == "mean" and layer.fused is None:
         weights = rows[:, 0, first:last].contiguous()
         sums = layer.part(first, last).statistic("per_key", query_weights=weights, threads=threads)
         return _with_residual(layer, sums.mean(1)[:, None], rows)
     out = rows.new_zeros(*rows.shape[:2], layer.n_keys)
-    for begin, end in _blocks(layer, layer.n_keys, first, last):
-        out += rows[:, :, begin:end] @ _fused(layer, begin, end, fuse, threads)
+    for begin, end in _blocks(len(layer.q) * layer.n_keys, first, last):
+        fused, total = _fused(layer, begin, end, fuse, threads)
+        shares = rows[:, :, begin:end] / total[:, None]
+        out += shares @ fused
+        if layer.residual:
+            out[:, :, begin:end] += shares
     return out
 
 
@@ -73,28 +78,38 @@ def _to_units(
         sums = layer.statistic("per_unit", query_weights=rows[:, 0], **options)
         return sums.mean(1)[:, None]
     parts = []
-    for begin, end in _blocks(layer, n_units, 0, layer.q.shape[2]):
+    for begin, end in _blocks(layer.q.shape[:2].numel() * n_units, 0, layer.q.shape[2]):
         step = layer.part(begin, end).statistic("per_query_unit", **options).mean(1)
         parts.append(step if rows is None else rows[:, :, begin:end] @ step)
     return torch.cat(parts, 1) if rows is None else torch.stack(parts).sum(0)
 
 
-def _blocks(layer: Layer, columns: int, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Cut queries ``first..last-1`` into blocks, one at least."""
-    batch, heads = layer.q.shape[:2]
-    step = max(1, BLOCK // max(1, batch * heads * columns))
+def _blocks(each: int, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Cut queries ``first..last-1``, with so many numbers each, into blocks, one at least."""
+    step = max(1, BLOCK // max(1, each))
     for begin in range(first, max(first + 1, last), step):
         yield begin, min(begin + step, last)
 
 
-def _fused(layer: Layer, begin: int, end: int, fuse: str, threads: int) -> Tensor:
-    """Return some rows of a layer's matrix, ``[B, end - begin, K]``."""
-    weights = layer.part(begin, end).statistic("weights", threads=threads)  # [B, H, block, K]
-    fused = weights.mean(1) if fuse == "mean" else weights.amax(1)
+def _fused(layer: Layer, begin: int, end: int, fuse: str, threads: int) -> tuple[Tensor, Tensor]:
+    """Return weights over heads of some queries, ``[B, end - begin, K]``, and what divides rows."""
+    part = layer.part(begin, end)
+    fused = part.fused
+    if fused is None:
+        fused = part.statistic(f"weights_{fuse}", threads=threads)
+    total = fused.sum(-1)
     if layer.residual:
-        fused.diagonal(begin, 1, 2).add_(1)
-    total = fused.sum(-1, keepdim=True)
-    return fused / total.masked_fill(total == 0, 1)
+        return fused, total + 1
+    return fused, total.masked_fill(total == 0, 1)
+
+
+def _normalised(layer: Layer, begin: int, end: int, fuse: str, threads: int) -> Tensor:
+    """Return some rows of a layer's matrix, ``[B, end - begin, K]``."""
+    fused, total = _fused(layer, begin, end, fuse, threads)
+    rows = fused / total[..., None]
+    if layer.residual:
+        rows.diagonal(begin, 1, 2).add_(1 / total)
+    return rows
 
 
 def _with_residual(layer: Layer, sums: Tensor, rows: Tensor) -> Tensor:

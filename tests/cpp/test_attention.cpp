@@ -264,6 +264,44 @@ void check_query(const Call& call, std::int64_t b, std::int64_t h, std::int64_t 
     }
 }
 
+// Beside all else and alone, from any number of threads.
+void weights_over_heads(Call& call, const Call& one) {
+    const Sizes& s = call.sizes;
+    const std::size_t size = at(s.batch * s.queries * s.keys);
+    for (const bool alone : {false, true}) {
+        Numbers mean(size, NAN), most(size, NAN);
+        AttentionProblem p = call.problem();
+        if (alone) {
+            p.per_key = p.weights = p.lse = p.entropy = p.lag = nullptr;
+            p.per_unit = p.per_query_unit = nullptr;
+        }
+        p.weights_mean = mean.data();
+        p.weights_max = most.data();
+        run(p, alone ? 3 : 1);
+        for (std::size_t i = 0; i < call.output.size(); ++i) {
+            CHECK(near(call.output[i], static_cast<double>(one.output[i])));
+        }
+        for (std::size_t i = 0; i < call.per_key.size() && !alone; ++i) {
+            CHECK(near(call.per_key[i], static_cast<double>(one.per_key[i])));
+        }
+        for (std::int64_t b = 0; b < s.batch; ++b) {
+            for (std::int64_t i = 0; i < s.queries * s.keys; ++i) {
+                double sum = 0;
+                double top = 0;
+                for (std::int64_t h = 0; h < s.heads; ++h) {
+                    const float* const all =
+                        one.full.data() + (b * s.heads + h) * s.queries * s.keys;
+                    const auto weight = static_cast<double>(all[i]);
+                    sum += weight / static_cast<double>(s.heads);
+                    top = std::max(top, weight);
+                }
+                CHECK(near(mean[at(b * s.queries * s.keys + i)], sum));
+                CHECK(near(most[at(b * s.queries * s.keys + i)], top));
+            }
+        }
+    }
+}
+
 void against_plain_loops(const Sizes& s, unsigned seed) {
     tolerance = 2e-5 * static_cast<double>(s.sharp);
     Call call(s, seed);
@@ -295,6 +333,8 @@ void against_plain_loops(const Sizes& s, unsigned seed) {
     for (std::size_t i = 0; i < call.per_unit.size(); ++i) {
         CHECK(near(call.per_unit[i], static_cast<double>(one.per_unit[i])));
     }
+
+    weights_over_heads(call, one);
 
     // The same by way of the units: partial results merge into the whole.
     AttentionProblem p = call.problem();
