@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from attendrite.errors import AttendriteError
-from attendrite.fields.significance import degrees, peak_test, size_px
+from attendrite.fields import Screen
+from attendrite.fields.significance import peak_test, size_px
 from attendrite.fields.v1t_fits import drop_largest, fit_v1t, gaussian
 from attendrite.kernels.gaussian_fit import gaussian_fit
 from numpy.typing import NDArray
@@ -217,9 +218,39 @@ def test_alpha_is_a_rate(alpha: float) -> None:
 def test_sizes() -> None:
     parameters = np.array([[1, 0, 0, 4.0, 1.0, 0, 0], [np.nan] * 7])
     np.testing.assert_array_equal(size_px(parameters), [2, np.nan])
-    per_px = 56.5 / 64
-    assert degrees(np.array([3.0]), per_px)[0] == pytest.approx(19.4494, abs=1e-4)
-    assert degrees(np.array([7.5]), 1.0)[0] == pytest.approx(45)
-    assert degrees(np.array([7.5]), 1.0, 30)[0] == pytest.approx(np.degrees(np.arctan(0.5)))
-    with pytest.raises(AttendriteError, match="distance_cm must be positive, got 0"):
-        degrees(np.array([1.0]), 1.0, 0)
+
+
+def test_published_sizes_in_degrees() -> None:
+    """V1T's notebook has 19.262 and 31.125 degrees for mean widths of 3.0 and 5.1 pixels."""
+    rounded = np.array([[2.95, 3.05], [5.05, 5.15]])
+    low, high = Screen(56.5 / 64).degrees(2 * rounded).T
+    assert (low < [19.262, 31.125]).all()
+    assert (high > [19.262, 31.125]).all()
+
+
+def test_places_and_sizes_on_a_screen() -> None:
+    units = {
+        "x0": np.array([31.5, 39.0, 63.5, np.nan]), "y0": np.array([17.5, 2.5, 35.5, np.nan]),
+        "sigma_x": np.array([15.0, 1.0, 1e9, np.nan]), "sigma_y": np.array([7.5, 1.0, 1.0, np.nan]),
+        "size": np.array([10.0, 1.0, 1.0, np.nan]),
+    }  # fmt: skip
+    found = Screen(2.0).columns(units, (1, 36, 64))
+    expected = {
+        "sigma_x": [2, 2 / 15, 1e12], "sigma_y": [1, 2 / 15, 2 / 15],
+        "size": [4 / 3, 2 / 15, 2 / 15],
+        "azimuth": [0, 1, 64 / 15], "elevation": [0, 2, -36 / 15],
+    }  # fmt: skip
+    assert list(found) == [f"{name}_deg" for name in expected]
+    for name, tangents in expected.items():
+        degrees = [*np.degrees(np.arctan(tangents)), np.nan]
+        np.testing.assert_allclose(found[f"{name}_deg"], degrees, atol=1e-6, err_msg=name)
+    twice = Screen(4.0, 30.0).columns(units, (1, 36, 64))
+    np.testing.assert_allclose(twice["azimuth_deg"], found["azimuth_deg"])
+
+
+@pytest.mark.parametrize("value", [0, -1, np.nan, np.inf])
+def test_a_screen_has_a_size(value: float) -> None:
+    with pytest.raises(AttendriteError, match="cm_per_px must be a number above 0, got"):
+        Screen(value)
+    with pytest.raises(AttendriteError, match="distance_cm must be a number above 0, got"):
+        Screen(1.0, value)

@@ -23,6 +23,7 @@ from attendrite.fields import (
     Halves,
     ImageFile,
     Noise,
+    Screen,
     Settings,
     job,
     receptive_fields,
@@ -551,7 +552,8 @@ class TestSensorium:
     def found(cls, tmp_path_factory: pytest.TempPathFactory) -> Fields:
         source = FIXTURES / "sensorium_reduced" / "sensorium_sota_model.pth"
         out = attendrite.export(source, tmp_path_factory.mktemp("sensorium") / "bundle")
-        return receptive_fields(Engine(out, threads=1), Settings(SENSORIUM, images=600))
+        settings, screen = Settings(SENSORIUM, images=600), Screen(56.5 / 64)
+        return receptive_fields(Engine(out, threads=1), settings, screen=screen)
 
     def test_arrays(self, found: Fields) -> None:
         units = found.meta["units"]
@@ -572,5 +574,8 @@ class TestSensorium:
         np.testing.assert_allclose(np.abs(table["peak_z"]), z, rtol=1e-6)
         assert (table["significant"] == (table["p_value"] <= 0.05)).all()
         assert table["significant"].any()
+        azimuth = np.degrees(np.arctan((table["x0"] - 31.5) * 56.5 / 64 / 15))
+        np.testing.assert_allclose(table["azimuth_deg"], azimuth, atol=1e-9)
+        assert found.meta["choices"]["screen"] == {"cm_per_px": 56.5 / 64, "distance_cm": 15.0}
         pytest.importorskip("pandas")
         assert list(found.frame().columns) == list(table)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attendrite
 import numpy as np
 import pytest
-from attendrite import Engine
+from attendrite import Engine, shards
 from attendrite.__main__ import BAD_INPUT, INTERRUPTED, main
-from attendrite.commands.fields import _count
-from attendrite.fields import Settings, receptive_fields
+from attendrite.commands.fields import _added, _count
+from attendrite.fields import Settings, job, receptive_fields
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MOUSE = "26872-17-20"
@@ -74,6 +77,11 @@ def results(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
 
 
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "units.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def facts(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((out / "fields.json").read_text(encoding="utf-8"))
     return found
@@ -113,11 +121,10 @@ def test_files_are_what_the_library_gives(bundle: Path, truth: Path) -> None:
         assert set(file.files) == {"field", "even", "odd", "standard_error"}
         for name in file.files:
             assert file[name].tobytes() == getattr(expected, name).tobytes()
-    with (truth / "units.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(expected.units)
+    table = rows(truth)
+    assert list(table[0]) == list(expected.units)
     for column, values in expected.units.items():
-        found = [row[column] for row in rows]
+        found = [row[column] for row in table]
         if values.dtype.kind in "Ub":
             assert found == [str(x) for x in values.tolist()]
         else:
@@ -162,6 +169,36 @@ def test_progress(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert re.search(rf"260/260 \[.*images/s, reliability {reliability:.3f}\]", last)
 
 
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [  # of shards of 32 or 33 images that take a second each
+        ([6, 7], [*["00:00<?, ?"] * 3, "00:02<00:00, 32.5"]),
+        ([2, 5], ["00:00<?, ?", "00:02<00:08, 16.0", "00:04<00:04, 16.2", "00:06<00:00, 10.8"]),
+        ([], ["00:00<?, ?"] * 4),
+    ],
+)
+def test_progress_of_what_is_continued(
+    bundle: Path,
+    truth: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    missing: list[int],
+    told: list[str],
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(truth, out)
+    for shard in missing:
+        (out / f"shards/{shard:06d}.npz").unlink()
+    seconds = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)))
+    monkeypatch.setattr("attendrite.commands.fields.time", clock)
+    monkeypatch.setattr("attendrite.commands.fields.LINE_S", 0.0)
+    work = job(Engine(bundle, threads=1), Settings(MOUSE, IMAGES))
+    _added(work, shards.run(work, out, processes=1, progress=False), out, shown=True)
+    assert re.findall(r"\[(.*) images/s, reliability", capsys.readouterr().err) == told
+
+
 def test_the_report(truth: Path) -> None:
     page = (truth / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 2
@@ -183,7 +220,7 @@ def test_every_option_is_a_choice_of_the_result(tmp_path: Path) -> None:
     assert choices == {
         "stimuli": "binary", "seed": 7, "recipe": "default", "mode": "evaluation",
         "standardised_by": {"mean": 0.0, "sd": 1.0}, "behavior": [1.0, 0.5, 2.0],
-        "pupil": [-0.5, 1.0], "readout_shift": True, "batch_size": 16,
+        "pupil": [-0.5, 1.0], "readout_shift": True, "batch_size": 16, "screen": None,
     }  # fmt: skip
     assert run(told, tmp_path / "v1t", "--mouse", "27204-5-13", "--images", "1e2", "--recipe",
                "v1t") == 0  # fmt: skip
@@ -208,8 +245,32 @@ def test_images_of_a_file(bundle: Path, tmp_path: Path) -> None:
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert "not known to be white" in page
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
-    with (tmp_path / "out/units.csv").open(encoding="utf-8", newline="") as file:
-        assert {row["linear"] for row in csv.DictReader(file)} == {""}
+    assert {row["linear"] for row in rows(tmp_path / "out")} == {""}
+
+
+def test_a_screen_for_a_finished_folder(
+    bundle: Path, truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(truth, out)
+    monkeypatch.setattr("attendrite.fields.sums.FieldSums.run", None)  # nothing is computed
+    assert run(bundle, out, "--cm-per-px", "0.883", "--distance-cm", "20") == 0
+    table, before = rows(out), rows(truth)
+    assert [{name: row[name] for name in before[0]} for row in table] == before
+    degrees = ("sigma_x_deg", "sigma_y_deg", "size_deg", "azimuth_deg", "elevation_deg")
+    assert tuple(table[0])[len(before[0]) :] == degrees
+    fitted = [row for row in table if row["fit"] == "converged"]
+    assert fitted
+    for row in fitted:
+        px = [float(row[name]) for name in ("sigma_x", "sigma_y", "size")]
+        px += [float(row["x0"]) - 31.5, 17.5 - float(row["y0"])]
+        found = [float(row[name]) for name in degrees]
+        np.testing.assert_allclose(np.tan(np.radians(found)), np.array(px) * 0.883 / 20, rtol=1e-6)
+    assert facts(out)["choices"]["screen"] == {"cm_per_px": 0.883, "distance_cm": 20.0}
+    for folder, unit in ((truth, "pixels"), (out, "degrees")):
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert f"sd of the Gaussian ({unit})" in page
+        assert ("azimuth_deg" in page) == (unit == "degrees")
 
 
 # ---- the same bytes ----
@@ -267,6 +328,9 @@ def test_shares_and_processes(
         (["--images", "1"], "images must be two at least"),
         (["--seed", "-1"], "seed must lie in 0..2^64-1"),
         (["--batch-size", "0"], "batch_size must be at least 1"),
+        (["--cm-per-px", "0"], "cm_per_px must be a number above 0, got 0.0"),
+        (["--cm-per-px", "1", "--distance-cm", "nan"], "distance_cm must be a number above 0"),
+        (["--distance-cm", "20"], "--distance-cm must come with --cm-per-px, got it alone"),
         (["--shard", "4/3"], "a share i/n must have 1 <= i <= n"),
     ],
 )

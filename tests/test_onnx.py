@@ -515,6 +515,14 @@ class TestForeignFiles:
         message = "operators of graph.onnx must be standard ones, got one of 'com.microsoft'"
         self.refused(exported, tmp_path, model.SerializeToString(), message)
 
+    def test_metadata_that_is_no_text(self, exported: Path, tmp_path: Path) -> None:
+        model = onnx.load(exported / GRAPH)
+        facts = {entry.key: entry for entry in model.metadata_props}
+        facts["captures"].value = "encoder:top_k:SIXTEEN"
+        data = model.SerializeToString().replace(b"SIXTEEN", b"\xff" * 7)
+        message = "metadata 'captures' of graph.onnx must be text, got bytes"
+        self.refused(exported, tmp_path, data, message)
+
     def test_the_graph_of_another_model(
         self, exported: Path, bundles: dict[str, Path], tmp_path: Path
     ) -> None:

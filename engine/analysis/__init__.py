@@ -2,12 +2,14 @@
 
 :func:`attend` runs a recording through a model, in windows that do not overlap, and gives a table
 of units and one of heads (:class:`Analysis`). Figures of attention describe a model on a recording;
-they are no proof that a unit matters: for that, remove it.
+they are no proof that a unit matters: for that, remove it. :func:`triggered` averages spikes around
+what a model decodes, of a recording or of Poisson spikes (:class:`Triggered`).
 """
 
 from __future__ import annotations
 
 from ._attend import Analysis, Figures, attend
+from ._triggered import Triggered, triggered
 from ._windows import Trials, Windows
 from .control import untrained
 from .observed import Observed, observe
@@ -21,6 +23,7 @@ __all__ = [
     "Observed",
     "Strata",
     "Trials",
+    "Triggered",
     "Windows",
     "attend",
     "attention_of_units",
@@ -28,5 +31,6 @@ __all__ = [
     "lift",
     "lift_within",
     "observe",
+    "triggered",
     "untrained",
 ]

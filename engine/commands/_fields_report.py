@@ -99,9 +99,10 @@ def distributions(found: Fields) -> Figure:
     if not meta["white"]:
         linear.text(0.5, 0.5, "needs white noise", ha="center", transform=linear.transAxes)
     fitted = measured(found)
+    end, unit = ("_deg", "degrees") if "size_deg" in table else ("", "pixels")
     for name, colour, label in (("sigma_x", BLUE, "longer axis"), ("sigma_y", RED, "shorter")):
-        _histogram(sizes, table[name][fitted], colour, "sd of the Gaussian (pixels)", "units",
-                   label)  # fmt: skip
+        _histogram(sizes, table[name + end][fitted], colour, f"sd of the Gaussian ({unit})",
+                   "units", label)  # fmt: skip
     if fitted.any():
         sizes.legend(fontsize=9)
     height, width = meta["shape"][1:]
@@ -179,9 +180,10 @@ def _sections(found: Fields, drawn: dict[str, str]) -> list[Section]:
 
 def _unit_table(found: Fields) -> Table:
     order = ranked(found)[:LISTED]
-    rows = [TableRow([Cell(_text(found.units[name][u])) for name in COLUMNS]) for u in order]
+    columns = [*COLUMNS, *(name for name in found.units if name.endswith("_deg"))]
+    rows = [TableRow([Cell(_text(found.units[name][u])) for name in columns]) for u in order]
     said = f"The {len(rows)} most reliable units; units.csv holds all."
-    return Table(said, COLUMNS, rows, sortable=True, folded="the most reliable units")
+    return Table(said, columns, rows, sortable=True, folded="the most reliable units")
 
 
 def _text(value: Any) -> str:

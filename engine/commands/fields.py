@@ -9,6 +9,7 @@ examples:
   attendrite fields BUNDLE --mouse A --images 1000000 -o fields
   attendrite fields BUNDLE --mouse A --images 500000 --recipe v1t -o published
   attendrite fields BUNDLE --mouse A --stimuli images.npy -o natural
+  attendrite fields BUNDLE --mouse A --images 1000000 -o fields --cm-per-px 0.883
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from . import _options, _workers
 from ._tables import as_json, write_csv
 
 if TYPE_CHECKING:
-    from ..fields import Fields, FieldSums, Halves, Settings
+    from ..fields import Fields, FieldSums, Halves, Screen, Settings
 
 HELP = "receptive fields of an image model's units from white noise; tables, figures, a report"
 SUMMARY = "fields.json"
@@ -63,6 +64,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--behavior", metavar="A,B,C", help="pupil dilation, its derivative and running speed, as "
         "the model takes them; default their mean in training")  # fmt: skip
     add("--pupil", metavar="X,Y", help="its centre, likewise")
+    add("--cm-per-px", type=float, metavar="CM", help="of the screen, for sizes and centres in "
+        "degrees; also of a finished DIR")  # fmt: skip
+    add("--distance-cm", type=float, metavar="CM", help="from the eye to the screen; default 15")
     run_ = parser.add_argument_group("how it is run")
     run_.add_argument("--batch-size", type=int, metavar="N",
         help="images that the model takes at a time; default 64, on a GPU 512")  # fmt: skip
@@ -78,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     out = options.out
     if out.exists() and not (out / "run.json").is_file():
         raise errors.must(str(out), "be new, or the folder of such a run", "something else")
-    settings = _settings(options)
+    settings, screen = _settings(options), _screen(options)
     engine = _options.engine(options)
     job = fields.job(engine, settings)
     if not options.quiet:
@@ -90,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     if results is None:
         return 0
     halves = _added(job, results, out, shown=not options.quiet)
-    found = fields.gathered(engine, settings, job, halves)
+    found = fields.gathered(engine, settings, job, halves, screen)
     facts = write(out, found)
     print(json.dumps(facts, indent=1) if options.json else _said(found, out))
     return 0
@@ -122,6 +126,17 @@ def _settings(options: argparse.Namespace) -> Settings:
     )
 
 
+def _screen(options: argparse.Namespace) -> Screen | None:
+    from ..fields import Screen
+
+    scale, distance = options.cm_per_px, options.distance_cm
+    if scale is None:
+        if distance is not None:
+            raise errors.must("--distance-cm", "come with --cm-per-px", "it alone")
+        return None
+    return Screen(scale) if distance is None else Screen(scale, distance)
+
+
 def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
@@ -134,23 +149,31 @@ def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
 def _added(
     job: FieldSums, results: Iterator[Mapping[str, NDArray[Any]]], folder: Path, *, shown: bool
 ) -> Halves:
-    """Add up shards as they come; say how far it is, how fast, and how reliable fields are."""
+    """Add up shards as they come; say how far it is, how fast, and how reliable fields are.
+
+    The rate is of what is computed now: shards that were there do not count, and the clock starts
+    at the first that was not.
+    """
     from ..fields import Halves, statistics
 
-    there = sum(1 for _ in (folder / "shards").glob("*.npz"))
+    there = {path.name for path in (folder / "shards").glob("*.npz")}
     halves, began, said = Halves.none(job), time.monotonic(), -LINE_S
-    total, before = job.stimuli.count, job.bounds(min(there, job.shards - 1))[0]
+    read = 0  # images of shards that were there
     terminal = sys.stderr.isatty()
-    for result in results:
+    for shard, result in enumerate(results):
         halves.add(result)
         now = time.monotonic()
+        done = halves.even.count + halves.odd.count
+        read += int(result["count"]) if f"{shard:06d}.npz" in there else 0
+        if read == done:
+            began = now
         last = halves.shards == job.shards
         if not shown or halves.shards % 2 or not (last or terminal or now - said >= LINE_S):
             continue
         said = now
         line = tqdm.format_meter(
-            halves.even.count + halves.odd.count, total, now - began, unit=" images",
-            unit_scale=True, initial=before, ncols=None if terminal else 0,
+            done, job.stimuli.count, now - began, unit=" images",
+            unit_scale=True, initial=read, ncols=None if terminal else 0,
             postfix=f"reliability {statistics.reliability(halves):.3f}",
         )  # fmt: skip
         end = "\n" if last or not terminal else "\r"

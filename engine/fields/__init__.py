@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from ._fields import Fields, Settings, gathered, job, receptive_fields
 from .responder import EngineResponder, Responder
+from .significance import Screen
 from .stimuli import ImageFile, Noise, Stimuli
 from .sums import BLOCK, FieldSums, Halves
 
@@ -42,6 +43,7 @@ __all__ = [
     "ImageFile",
     "Noise",
     "Responder",
+    "Screen",
     "Settings",
     "Stimuli",
     "gathered",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..models._vision import ImageModel
 from ..runtime import Engine
 from . import statistics
 from .responder import EngineResponder
-from .significance import peak_test, size_px
+from .significance import Screen, peak_test, size_px
 from .stimuli import ImageFile, Noise, Stimuli
 from .sums import FieldSums, Halves, halves
 from .v1t_fits import V1TFits, fit_v1t
@@ -128,6 +128,7 @@ def receptive_fields(
     engine: Engine,
     settings: Settings,
     *,
+    screen: Screen | None = None,
     folder: str | Path | None = None,
     workers: str = "local",
     processes: int | None = None,
@@ -138,6 +139,8 @@ def receptive_fields(
     Args:
         engine: An image model.
         settings: All choices.
+        screen: Where images are shown, for sizes and centres in degrees; no part of what is
+            computed, so that a finished folder may be given another.
         folder: Where finished parts are kept, so that a run that was stopped goes on; ``None``
             keeps nothing and computes here.
         workers: Where parts are computed, see :func:`attendrite.shards.run`; with a folder only.
@@ -162,7 +165,7 @@ def receptive_fields(
         parts = (work.run(shard) for shard in bar)
     else:
         parts = shards.run(work, folder, workers, processes, progress=progress)
-    return gathered(engine, settings, work, halves(work, parts))
+    return gathered(engine, settings, work, halves(work, parts), screen)
 
 
 def job(engine: Engine, settings: Settings) -> FieldSums:
@@ -182,7 +185,9 @@ def job(engine: Engine, settings: Settings) -> FieldSums:
     return FieldSums(responder, stimuli)
 
 
-def gathered(engine: Engine, settings: Settings, work: FieldSums, found: Halves) -> Fields:
+def gathered(
+    engine: Engine, settings: Settings, work: FieldSums, found: Halves, screen: Screen | None = None
+) -> Fields:
     """Make fields and their table out of the sums of all images."""
     said = statistics.measures(found, work.stimuli)
     shape = (-1, *work.stimuli.shape)
@@ -192,13 +197,16 @@ def gathered(engine: Engine, settings: Settings, work: FieldSums, found: Halves)
         raw = statistics.raw(found, work.stimuli).reshape(shape)
         if raw.shape[1] == 1:
             published = fit_v1t(raw, settings.seed)
+    units = _units(said, maps["field"], work.responder.threads or 1)
+    if screen is not None:
+        units |= screen.columns(units, work.stimuli.shape)
     return Fields(
         **maps,
         standard_error=said.standard_error,
         raw=raw,
         published=published,
-        units=_units(said, maps["field"], work.responder.threads or 1),
-        meta=_facts(engine, settings, work, said),
+        units=units,
+        meta=_facts(engine, settings, work, said, screen),
     )
 
 
@@ -248,7 +256,11 @@ def _fitted(maps: Maps, threads: int) -> dict[str, NDArray[Any]]:
 
 
 def _facts(
-    engine: Engine, settings: Settings, work: FieldSums, said: statistics.Measures
+    engine: Engine,
+    settings: Settings,
+    work: FieldSums,
+    said: statistics.Measures,
+    screen: Screen | None,
 ) -> dict[str, Any]:
     responder, stimuli = work.responder, work.stimuli
     assert isinstance(responder, EngineResponder)
@@ -274,6 +286,7 @@ def _facts(
             "pupil": responder.pupil,
             "readout_shift": responder.shift and "pupil" in engine.model.covariates,
             "batch_size": responder.batch_size,
+            "screen": None if screen is None else asdict(screen),
         },
         "shards": work.shards,
         "white": stimuli.white,

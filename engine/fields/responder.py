@@ -97,7 +97,8 @@ class EngineResponder:
         """
         model = engine.model
         if not isinstance(model, ImageModel):
-            raise errors.must("the model", "respond to images", f"a {engine.family} model")
+            todo = "for decoders of spikes see attendrite triggered"
+            raise errors.must("the model", "respond to images", f"a {engine.family} model", todo)
         errors.choice("mouse", mouse, engine.manifest.sessions)
         given = {"behavior": behavior, "pupil": pupil}
         for name, length in (("behavior", BEHAVIORS), ("pupil", 2)):

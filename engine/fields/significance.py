@@ -9,7 +9,9 @@ from one half of the images to the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -91,25 +93,47 @@ def size_px(parameters: Floats) -> Floats:
     return np.sqrt(parameters[:, 3] * parameters[:, 4])
 
 
-def degrees(sigma_px: Floats, cm_per_px: float, distance_cm: float = 15.0) -> Floats:
-    """Return the visual angle of a standard deviation as published: ``arctan(2 sigma / distance)``.
+@dataclass(frozen=True)
+class Screen:
+    """A flat screen across the line of sight, with the middle of the images nearest to the eye.
 
-    That is the angle of two standard deviations from the point that the eye looks at, with the
-    screen across the line of sight (Li et al. 2023, arXiv:2302.03023), not
-    ``2 arctan(sigma / distance)``, that of a field with the centre there.
-
-    Args:
-        sigma_px: Standard deviations, pixels of the model's images, any shape.
-        cm_per_px: Of the screen: in Sensorium 56.5 cm for 64 pixels.
-        distance_cm: From the eye to the screen.
-
-    Returns:
-        Degrees, of the same shape.
+    Attributes:
+        cm_per_px: Of what the model's core sees: in Sensorium 56.5 cm for 64 pixels.
+        distance_cm: From the eye to the nearest point; default that of Sensorium.
 
     Raises:
-        AttendriteError: A scale or distance that is not positive.
+        AttendriteError: A number that is not positive.
     """
-    for name, value in (("cm_per_px", cm_per_px), ("distance_cm", distance_cm)):
-        if not (value > 0 and np.isfinite(value)):
-            raise errors.must(name, "be positive", value)
-    return np.degrees(np.arctan(2 * np.asarray(sigma_px, np.float64) * cm_per_px / distance_cm))
+
+    cm_per_px: float
+    distance_cm: float = 15.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not (value > 0 and math.isfinite(value)):
+                raise errors.must(name, "be a number above 0", value)
+
+    def degrees(self, px: Floats) -> Floats:
+        """Return the visual angle between the nearest point and one that is so many pixels away.
+
+        The size of a field that is published with V1T is ``degrees(2 * sigma)``, two standard
+        deviations (Li et al. 2023, arXiv:2302.03023, and its notebook plot_aRFs).
+        """
+        return np.degrees(np.arctan(np.asarray(px, np.float64) * self.cm_per_px / self.distance_cm))
+
+    def columns(self, units: Mapping[str, Floats], shape: Sequence[int]) -> dict[str, Floats]:
+        """Return sizes and centres of fitted fields in degrees, NaN where there is no fit.
+
+        Sizes are as if a field lay at the nearest point; elsewhere on a flat screen the eye sees
+        them smaller. Azimuth and elevation are angles from there along the row and along the
+        column, to the right and up: not spherical coordinates.
+
+        Args:
+            units: ``sigma_x``, ``sigma_y``, ``size``, ``x0`` and ``y0``, ``[U]``, pixels.
+            shape: Of the images, ``[c, h, w]``.
+        """
+        _, height, width = shape
+        found = {name: units[name] for name in ("sigma_x", "sigma_y", "size")}
+        found["azimuth"] = units["x0"] - (width - 1) / 2
+        found["elevation"] = (height - 1) / 2 - units["y0"]
+        return {f"{name}_deg": self.degrees(px) for name, px in found.items()}

@@ -100,8 +100,9 @@ def check(data: bytes) -> onnx.ModelProto:
     """Read a foreign ONNX file and refuse what onnxruntime must not see.
 
     Raises:
-        AttendriteError: Not ONNX, with operators that are not standard, or with data in
-            other files, which onnxruntime would read from any path that the file names.
+        AttendriteError: Not ONNX, with operators that are not standard, with metadata that is no
+            text, or with data in other files, which onnxruntime would read from any path that the
+            file names.
     """
     try:
         model = onnx.load_model_from_string(data)
@@ -117,6 +118,9 @@ def check(data: bytes) -> onnx.ModelProto:
         ):
             got = f"one of {message.domain!r}"
             raise errors.must(f"operators of {GRAPH}", "be standard ones", got, REMAKE)
+        if isinstance(message, onnx.StringStringEntryProto) and not isinstance(message.value, str):
+            # protobuf leaves what is no UTF-8 as bytes
+            raise errors.must(f"metadata {message.key!r} of {GRAPH}", "be text", "bytes", REMAKE)
     return model
 
 
