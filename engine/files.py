@@ -35,6 +35,28 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             beside.unlink()
 
 
+def check_folder(
+    path: Path, *, replace: bool, mark: str | None = None, what: str = "a folder"
+) -> None:
+    """Refuse now what :func:`folder_written_whole` would refuse when the work is done.
+
+    Args:
+        path: The folder to make.
+        replace: Whether a folder that exists may be replaced.
+        mark: A file without which it may not be; ``None``: any folder may.
+        what: What a folder with such a file is.
+
+    Raises:
+        AttendriteError: It may not be replaced, or its parent does not exist.
+    """
+    if path.exists() and not replace:
+        raise errors.must(str(path), "not exist", "a file or folder", "choose another or --force")
+    if path.exists() and mark is not None and not (path / mark).is_file():
+        raise errors.must(str(path), f"be {what} to be replaced", "something else")
+    if not path.absolute().parent.is_dir():
+        raise errors.must(f"the folder of {path}", "exist", "none", "make it first")
+
+
 @contextmanager
 def folder_written_whole(path: str | Path, *, replace: bool) -> Iterator[Path]:
     """Give a new folder beside ``path`` to fill; on success it takes the place of ``path``.
@@ -47,10 +69,7 @@ def folder_written_whole(path: str | Path, *, replace: bool) -> Iterator[Path]:
         AttendriteError: It exists and may not be replaced, or its parent does not exist.
     """
     path = Path(path)
-    if path.exists() and not replace:
-        raise errors.must(str(path), "not exist", "a file or folder", "choose another or --force")
-    if not path.absolute().parent.is_dir():
-        raise errors.must(f"the folder of {path}", "exist", "none", "make it first")
+    check_folder(path, replace=replace)
     beside = path.parent / f".{path.name}.{os.getpid()}.part"
     aside = path.parent / f".{path.name}.{os.getpid()}.old"
     beside.mkdir()

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import errors
-from ..files import folder_written_whole
+from ..files import check_folder, folder_written_whole
 from ..recordings import Recording, read
 from . import _attend_images, _options
 from ._tables import as_json, write_csv
@@ -107,13 +107,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_options(options: argparse.Namespace) -> None:
     """Refuse what can be refused before anything is computed."""
-    out = options.out
-    if out.exists() and not options.force:
-        raise errors.must(str(out), "not exist", "a file or folder", "choose another or --force")
-    if out.exists() and not (out / SUMMARY).is_file():
-        raise errors.must(str(out), "be a folder of attend to be replaced", "something else")
-    if not out.absolute().parent.is_dir():
-        raise errors.must(f"the folder of {out}", "exist", "none", "make it first")
+    what = "a folder of attend"
+    check_folder(options.out, replace=options.force, mark=SUMMARY, what=what)
     for name in ("null", "batch_size"):
         value = getattr(options, name)
         if value < 1:
