@@ -15,7 +15,7 @@ LAYERS = [
     {"report"},
     {"ablation", "fields"},
     {"analysis"},
-    {"decoding", "verification"},
+    {"decoding", "transfer", "verification"},
     {"evaluation"},
     {"runtime", "exporter"},
     {"executors"},

@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 import torch
 from attendrite import AttendriteError, Bundle, Capture, Engine
+from attendrite.executors import _rollout
 from attendrite.images import ImageBatch
+from attendrite.kernels.rollout import Layer
 from attendrite.models import v1t
 from attendrite.verification import Finding, verify
 from numpy.typing import NDArray
@@ -155,6 +157,35 @@ class TestV1T:
         np.testing.assert_allclose(whole.rollout, parts.rollout, atol=1e-7)
         assert whole.attention is not None
         assert whole.attention["block.1", "entropy"].shape == (2, 3, 121)
+
+    @pytest.mark.parametrize("fuse", ["mean", "max"])
+    @pytest.mark.parametrize("executor", ["torch", "native"])
+    def test_the_forward_pass_gives_the_rollout_its_weights(
+        self,
+        bundles: dict[str, Path],
+        executor: str,
+        fuse: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Only the last block, of which one row is read, is looked at again."""
+        engine = Engine(bundles["bm2"], executor=executor)
+        again: list[int] = []
+
+        def statistic(layer: Layer, name: str, **options: Any) -> torch.Tensor:
+            again.append(layer.q.shape[2])
+            return asked(layer, name, **options)
+
+        asked = Layer.statistic
+        monkeypatch.setattr(Layer, "statistic", statistic)
+        found = engine.run(batch(), Capture({"block.0": "entropy"}), rollout=fuse)
+        assert again == [1]
+        assert set(found.attention or ()) == {("block.0", "entropy")}
+        monkeypatch.setattr(_rollout, "KEPT", 0)  # too much memory
+        more = engine.run(batch(), rollout=fuse)
+        assert len(again) == 1 + len(engine.sites)
+        assert found.rollout is not None
+        assert more.rollout is not None
+        np.testing.assert_allclose(found.rollout, more.rollout, rtol=1e-5, atol=1e-8)
 
     def test_cropped_images_go_to_the_core(self, bundles: dict[str, Path]) -> None:
         engine, exact = Engine(bundles["shift3_crop08"]), golden("shift3_crop08")
@@ -352,6 +383,44 @@ class TestConfig:
     def test_time_is_not_read(self, bundles: dict[str, Path]) -> None:
         with pytest.raises(AttendriteError, match="the model must read windows of time"):
             _ = Bundle.load(bundles["bm2"]).manifest.sequence_length
+
+
+class TestMice:
+    """What one mouse has, all have."""
+
+    @pytest.fixture
+    def sensorium(self, bundles: dict[str, Path]) -> Bundle:
+        """A released file has one mouse; this has another beside it."""
+        bundle = Bundle.load(bundles["sensorium_p_ln_model"])
+        weights = dict(bundle.weights)
+        for name, tensor in bundle.weights.items():
+            weights[name.replace("27204-5-13", "other")] = tensor
+        sessions = {"27204-5-13": 1, "other": 2}
+        return Bundle(replace(bundle.manifest, sessions=sessions), weights)
+
+    @staticmethod
+    def refused_without(bundle: Bundle, part: str) -> str:
+        Engine(bundle)
+        weights = {n: tensor for n, tensor in bundle.weights.items() if not n.startswith(part)}
+        assert len(weights) < len(bundle.weights)
+        with pytest.raises(AttendriteError) as refused:
+            Engine(Bundle(bundle.manifest, weights))
+        return str(refused.value)
+
+    @pytest.mark.parametrize("mouse", ["27204-5-13", "other"])
+    def test_a_shifter_of_sensorium(self, sensorium: Bundle, mouse: str) -> None:
+        said = self.refused_without(sensorium, f"shifter.{mouse}.")
+        missing = f"'shifter.{mouse}.mlp.0.weight'"
+        assert said == f"weights of a sensorium model must hold {missing}, got none of that name"
+
+    @pytest.mark.parametrize("mouse", "AB")
+    @pytest.mark.parametrize(
+        "weight", ["core_shifter.{}.mlp.4.bias", "readouts.{}.features", "readouts.{}.sigma"]
+    )
+    def test_a_weight_of_v1t(self, bundles: dict[str, Path], mouse: str, weight: str) -> None:
+        part = weight.format(mouse)
+        expected = f"weights of a v1t model must hold '{part}', got none of that name"
+        assert self.refused_without(Bundle.load(bundles["bm2"]), part) == expected
 
 
 class TestFolder:

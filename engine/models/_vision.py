@@ -78,9 +78,41 @@ class Stacked(Protocol):
     def responses(self, images: Tensor, inputs: ImageInputs) -> Tensor:
         """Return the responses, ``[B, U]``, to what the core sees, ``[B, C, H, W]``."""
 
+    def drive(self, images: Tensor, inputs: ImageInputs) -> Tensor:
+        """Return what the output's nonlinearity makes the responses of, likewise."""
 
-class ImageModel(ABC):
-    """What models of responses to images have in common; see :class:`attendrite.models.Family`.
+
+class ImageFamily(ABC):
+    """What answers images with responses, be it one model or several; see ``models.Family``."""
+
+    batch = ImageBatch
+    tables: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
+    sites: tuple[Site, ...] = ()
+
+    @property
+    @abstractmethod
+    def covariates(self) -> tuple[str, ...]:
+        """Name which of behaviour and pupil the model reads."""
+
+    @property
+    @abstractmethod
+    def core_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the image that the core sees, before covariates."""
+
+    @classmethod
+    def tasks(cls, weights: Mapping[str, Tensor], given: Mapping[str, str]) -> tuple[Task, ...]:
+        """There is one read-out for each mouse and no task."""
+        del weights, given
+        return ()
+
+    @abstractmethod
+    def n_units(self, mouse: str) -> int:
+        """Number of neurons of a mouse."""
+
+
+class ImageModel(ImageFamily):
+    """A core and the read-outs of mice; see :class:`attendrite.models.Family`.
 
     A family says what its core sees and what it makes of it.
 
@@ -88,10 +120,6 @@ class ImageModel(ABC):
         stacked: How core and read-out are run instead; ``None``: in torch.
     """
 
-    batch = ImageBatch
-    tables: tuple[str, ...] = ()
-    buffers: tuple[str, ...] = ()
-    sites: tuple[Site, ...] = ()
     names: ClassVar[Names]
     examples: ClassVar[
         Mapping[str, Any]
@@ -122,12 +150,6 @@ class ImageModel(ABC):
         """Channels, rows and columns of the image that the core sees, before covariates."""
         channels, rows_, columns = self.config["input_shape"]
         return int(channels), int(rows_), int(columns)
-
-    @classmethod
-    def tasks(cls, weights: Mapping[str, Tensor], given: Mapping[str, str]) -> tuple[Task, ...]:
-        """There is one read-out for each mouse and no task."""
-        del weights, given
-        return ()
 
     def n_units(self, mouse: str) -> int:
         """Number of neurons of a mouse."""
@@ -180,7 +202,13 @@ class ImageModel(ABC):
         """Return the responses, ``[B, U]``: a rate, 0 at least."""
         if self.stacked is not None:
             return self.stacked.responses(self.seen(inputs), inputs)
-        return F.elu(self.drive(inputs, self.core(inputs, attend))) + 1
+        return F.elu(self.driven(inputs, attend)) + 1
+
+    def driven(self, inputs: ImageInputs, attend: Attend) -> Tensor:
+        """Return what the output's nonlinearity makes the responses of, ``[B, U]``."""
+        if self.stacked is not None:
+            return self.stacked.drive(self.seen(inputs), inputs)
+        return self.drive(inputs, self.core(inputs, attend))
 
     def seen(self, inputs: ImageInputs) -> Tensor:
         """Return what the core sees, before covariates, ``[B, C, H, W]``."""
@@ -190,10 +218,13 @@ class ImageModel(ABC):
     def core(self, inputs: ImageInputs, attend: Attend) -> Tensor:
         """Return the features of the images, ``[B, D, h, w]``."""
 
-    def drive(self, inputs: ImageInputs, features: Tensor) -> Tensor:
-        """Read the neurons out of features ``[B, D, h, w]``, before the output's nonlinearity."""
+    def drive(self, inputs: ImageInputs, features: Tensor, where: Tensor | None = None) -> Tensor:
+        """Read the neurons out of features ``[B, D, h, w]``, before the output's nonlinearity.
+
+        ``where`` ``[B or 1, U, 2]`` takes the place of the mouse's positions, as in training.
+        """
         mouse = inputs.mouse
-        where = self._positions[mouse].expand(len(features), -1, 2)
+        where = (self._positions[mouse] if where is None else where).expand(len(features), -1, 2)
         if self.shifts and inputs.shift:
             where = where + self.shift(inputs)[:, None]
         taken = F.grid_sample(features, where[:, :, None], align_corners=True)[..., 0]  # [B, D, U]
