@@ -25,6 +25,7 @@ from .executors import torch as torch_executor
 from .kernels.rollout import FUSE
 from .models import Inputs
 from .models._perceiver import PerceiverModel
+from .models.ensemble import Model as Ensemble
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 ROLLED = "{} over heads; identity added where queries are the keys; all tokens"
@@ -155,6 +156,9 @@ class Engine:
             errors.choice("rollout", rollout, FUSE)
             if not self.sites:
                 raise errors.must("a model with a rollout", "have attention", f"this {self.family}")
+            if isinstance(self.model, Ensemble):
+                do = "run a member: the maps of several models are not one map"
+                raise errors.must("a model with a rollout", "be one model", "an ensemble", do)
         plan = (capture or Capture({})).plan(self.sites)
         self._check(batch)
         size = max(1, len(batch)) if batch_size is None else batch_size

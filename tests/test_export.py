@@ -355,7 +355,7 @@ class TestRefusals:
 
     def test_foreign_models(self, out: Path, tmp_path: Path) -> None:
         refused("the source must hold one 'unit_emb.weight'", {"a": torch.ones(1)}, out)
-        refused("known families: calcium_poyo_plus, poyo, poyo_plus", {}, out)
+        refused("known families: calcium_poyo_plus, ensemble, poyo, poyo_plus", {}, out)
         refused("the source must be a checkpoint or a state_dict, got list", [1], out)
         refused("'state_dict' of the source must be a dictionary", {"state_dict": 3}, out)
         refused(
@@ -366,7 +366,7 @@ class TestRefusals:
         refused("unknown model family 'lstm'; known: ", LIGHTNING, out, family="lstm")
         refused("weights must hold rows of 'task_emb.weight'", LIGHTNING, out, family="poyo_plus")
         state.pop("readout.weight")
-        known = "calcium_poyo_plus, poyo, poyo_plus, sensorium, v1t"
+        known = "calcium_poyo_plus, ensemble, poyo, poyo_plus, sensorium, v1t"
         refused(f"the source must be one of {known}, got none", state, out)
 
     def test_another_prefix_in_one_file(self, out: Path, state: dict[str, Any]) -> None:

@@ -278,5 +278,6 @@ class TestFolders:
         arrays = {
             k.replace("weights.", "weights.ensemble.one."): v for k, v in golden("cct").items()
         }
-        with pytest.raises(AttendriteError, match="must hold one model, got an ensemble"):
+        message = "an ensemble must come with its members, got none; pass --member one=FOLDER"
+        with pytest.raises(AttendriteError, match=message):
             exported(tmp_path / "a", arrays)

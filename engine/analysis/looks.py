@@ -17,6 +17,7 @@ from ..evaluation.responses import correlation_to_average, single_trial_correlat
 from ..images import ImageBatch
 from ..kernels.rollout import FUSE
 from ..models._vision import ImageModel
+from ..models.ensemble import Model as Ensemble
 from ..runtime import Engine
 from ..scans import Scan
 from . import shares
@@ -296,6 +297,8 @@ def _seen(engine: Engine) -> tuple[int, int]:
 
 
 def _model(engine: Engine) -> ImageModel:
+    if isinstance(engine.model, Ensemble):
+        raise errors.must("the model", "be one model", "an ensemble", "give one of its members")
     if not isinstance(engine.model, ImageModel) or not engine.sites:
         got = f"a {engine.family} model without"
         raise errors.must("the model", "read images and have attention", got)

@@ -14,7 +14,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``attendrite export``."""
     parser.add_argument(
         "source",
-        help="Lightning checkpoint, a saved state_dict, V1T's output folder, or a bundle",
+        nargs="?",
+        help="Lightning checkpoint, a saved state_dict, V1T's output folder, or a bundle; with "
+        "--member an ensemble of V1T, or nothing: the mean",
     )
     parser.add_argument("-o", "--out", required=True, metavar="BUNDLE", help="folder to make")
     parser.add_argument(
@@ -35,6 +37,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="MOUSE=SCAN",
         help="scan that an image model was trained on: its statistics are kept",
+    )
+    parser.add_argument(
+        "--member",
+        action="append",
+        default=[],
+        metavar="NAME=SOURCE",
+        help="one model of an ensemble of image models: a bundle, or what a bundle is made of",
     )
     parser.add_argument("--name", help="what to call the model; default: after the folder")
     parser.add_argument("--training", metavar="FILE.json", help="facts about the training to keep")
@@ -58,6 +67,9 @@ def run(options: argparse.Namespace) -> int:
     from ..exporter import export, read_training
 
     settings, data = _pairs("--set", options.set), _pairs("--data", options.data)
+    members = _pairs("--member", options.member)
+    if options.source is None and not members:
+        raise errors.must("the source", "be given", "none", "name a checkpoint, or --member")
     folder = export(
         options.source,
         options.out,
@@ -71,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
         if options.capture
         else None,
         data=data,
+        members=members,
     )
     print(folder)
     return 0
@@ -83,5 +96,7 @@ def _pairs(option: str, texts: list[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not key or not equals:
             raise errors.must(option, "read KEY=VALUE", repr(text))
+        if key in found:
+            raise errors.must(option, "name each once", repr(key))
         found[key] = value
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
@@ -96,20 +96,23 @@ def _site(site: Site) -> dict[str, Any]:
 def text(facts: Mapping[str, Any]) -> str:
     """Lay the facts out for reading."""
     total, rest = facts["parameters"], facts["parameters_without_unit_and_session_tables"]
+    config = dict(_flat(facts["config"]))
+    wide = max([21, *map(len, config)])
     lines = [
         f"{facts['name']}: {facts['family']}, {total:,} parameters "
         f"({rest:,} without unit and session tables)",
         "",
-        *(f"  {name:<22}{value}{_unit(name)}" for name, value in facts["config"].items()),
+        *(f"  {name:<{wide}} {value}{_unit(name)}" for name, value in config.items()),
         "",
         f"units     {_listed(facts['units'])}",
         f"sessions  {_listed(facts['sessions'])}",
     ]
     for task in facts["tasks"]:
         lines.append(f"task      {task['id']:>3} {task['name']} ({task['dim']}, {task['kind']})")
-    lines += ["", "site          heads  width  keys     statistics"]
+    wide = max([13, *(len(site["name"]) for site in facts["sites"])])
+    lines += ["", f"{'site':<{wide}} heads  width  keys     statistics"]
     for site in facts["sites"]:
-        row = f"{site['name']:<14}{site['heads']:>5}  {site['width']:>5}  {site['keys']:<9}"
+        row = f"{site['name']:<{wide}} {site['heads']:>5}  {site['width']:>5}  {site['keys']:<9}"
         lines.append(row + " ".join(site["statistics"]))
     lines.append("")
     for key, value in facts["training"].items():
@@ -128,6 +131,15 @@ def text(facts: Mapping[str, Any]) -> str:
             can = "taken by auto" if name == row["auto"] else "can be asked for"
             lines.append(f"  {name:<12}{can if reason is None else reason}")
     return "\n".join(map(errors.plain, lines))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what is configured, with the names of the objects around it."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _unit(name: str) -> str:

@@ -36,7 +36,8 @@ class NativeStacked:
         self._planes = first.shape[1] - model.core_shape[0]
         self._core = self._stacked(biases=True)
         mice = list(model.manifest.sessions)
-        self._readouts = {mouse: self._readout(mouse, plain=False) for mouse in mice}
+        self._readouts = {mouse: self._readout(mouse) for mouse in mice}
+        self._drives: dict[str, _core.PointReadout] = {}
         self._maps: dict[str, _core.Affine] = {}
         if self._linear and not model.covariates:
             slopes = self._stacked(biases=False)
@@ -78,33 +79,45 @@ class NativeStacked:
             inputs: Whose responses, and under what.
         """
         readout = self._readouts[inputs.mouse]
-        images = images.contiguous()
         if inputs.mouse in self._maps:
+            images = images.contiguous()
             out = images.new_empty(len(images), readout.units)
             map_, threads = self._maps[inputs.mouse], torch.get_num_threads()
             map_.run(images.data_ptr(), len(images), out.data_ptr(), threads)
             return out
+        return self._through(readout, images, inputs)
+
+    def drive(self, images: Tensor, inputs: ImageInputs) -> Tensor:
+        """Return what the output's nonlinearity makes the responses of, likewise."""
+        if inputs.mouse not in self._drives:  # only ensembles ask
+            self._drives[inputs.mouse] = self._readout(inputs.mouse, plain=True)
+        return self._through(self._drives[inputs.mouse], images, inputs)
+
+    def _through(self, readout: _core.PointReadout, images: Tensor, inputs: ImageInputs) -> Tensor:
+        """Run the core and a read-out."""
         kept = [
             inputs.behavior.contiguous() if self._planes and inputs.behavior is not None else None,
             self._model.shift(inputs).contiguous() if self._model.shifts and inputs.shift else None,
         ]
         planes, shifts = (0 if x is None else x.data_ptr() for x in kept)
-        return _run(self._core, images, planes, shifts, readout)
+        return _run(self._core, images.contiguous(), planes, shifts, readout)
 
-    def _readout(self, mouse: str, *, plain: bool) -> _core.PointReadout:
-        """Bind the read-out of a mouse; a plain one has neither bias nor nonlinearity."""
+    def _readout(
+        self, mouse: str, *, plain: bool = False, biased: bool = True
+    ) -> _core.PointReadout:
+        """Bind the read-out of a mouse; a plain one has no nonlinearity."""
         model = self._model
         features = model.readout(mouse, model.names.features).flatten(0, 2).T.double()
         less = features.new_zeros(len(features)) if self._linear else features.sum(1)
         bias, positions = model.readout(mouse, "bias"), model.positions(mouse)[0]
-        bias = torch.zeros_like(bias) if plain else bias
+        bias = bias if biased else torch.zeros_like(bias)
         return _core.PointReadout(
             _array(features), _array(less), _array(bias), _array(positions), plain
         )
 
     def _affine(self, mouse: str, slopes: _core.Stacked) -> _core.Affine:
         """Fold core and read-out of a linear model into a map from images."""
-        shape, plain = self._model.core_shape, self._readout(mouse, plain=True)
+        shape, plain = self._model.core_shape, self._readout(mouse, plain=True, biased=False)
         pixels = int(np.prod(shape))
         weights = np.empty((plain.units, pixels), np.float32)
         for at in range(0, pixels, PIXELS):

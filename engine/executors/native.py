@@ -15,7 +15,8 @@ from ..capture import Request, Site
 from ..models import Family
 from ..models._perceiver import PerceiverInputs
 from ..models._site import Keys, Queries
-from ..models._vision import ImageModel
+from ..models._vision import ImageFamily
+from ..models.ensemble import Model as Ensemble
 from . import ROLLOUT, _partials, _rollout
 from ._attend import ForwardExecutor
 from ._native_blocks import NativeBlocks
@@ -23,7 +24,7 @@ from ._native_stacked import NativeStacked
 
 PRIORITY = 20
 FAMILIES = ("poyo", "poyo_plus", "calcium_poyo_plus")
-IMAGES = ("sensorium", "v1t")  # whose blocks it has
+IMAGES = ("ensemble", "sensorium", "v1t")  # whose blocks it has
 
 
 def refuses(family: str, device: str, dtype: str) -> str | None:
@@ -45,7 +46,7 @@ def load(
     Raises:
         AttendriteError: They do not make a model.
     """
-    if isinstance(model, ImageModel):
+    if isinstance(model, ImageFamily):
         return ImageExecutor(model, device, dtype)
     return NativeExecutor(model)
 
@@ -55,11 +56,15 @@ class ImageExecutor(ForwardExecutor):
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(model, device, dtype, backend=None)
-        if model.sites:
-            heads, n_blocks = model.sites[0].heads, len(model.sites)
-            model.blocks = NativeBlocks(model.weights, n_blocks, heads, model.block_names)
-        else:
-            model.stacked = NativeStacked(model)
+        members: list[Any] = [model]
+        if isinstance(model, Ensemble):
+            members = list(model.members.values())
+        for one in members:
+            if one.sites:
+                heads, n_blocks = one.sites[0].heads, len(one.sites)
+                one.blocks = NativeBlocks(one.weights, n_blocks, heads, one.block_names)
+            else:
+                one.stacked = NativeStacked(one)
         self.choices |= {"blocks": _core.cpu_level()}
 
 

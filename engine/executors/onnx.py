@@ -20,7 +20,8 @@ from .. import errors, models
 from ..bundle import GRAPH, REMAKE
 from ..capture import AXES, STATISTICS, Request
 from ..models._perceiver import PerceiverInputs, PerceiverModel
-from ..models._vision import ImageInputs, ImageModel
+from ..models._vision import ImageFamily
+from ..models.ensemble import Model as Ensemble
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -39,7 +40,7 @@ Plan = Mapping[str, Mapping[str, Request]]
 
 def refuses(family: str, device: str, dtype: str) -> str | None:
     """Refuse other models, float64, devices without a provider, and to run without the packages."""
-    if not issubclass(models.load(family), PerceiverModel | ImageModel):
+    if not issubclass(models.load(family), PerceiverModel | ImageFamily):
         return f"has no graph of a {family} model; take executor torch"
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -60,7 +61,7 @@ def load(
 ) -> Executor:
     """Bind the graph of the bundle, or make one where it has none."""
     del dtype
-    assert isinstance(model, PerceiverModel | ImageModel)  # others were refused
+    assert isinstance(model, PerceiverModel | ImageFamily)  # others were refused
     return Executor(model, device, graph)
 
 
@@ -77,7 +78,7 @@ class Executor:
     """
 
     def __init__(
-        self, model: PerceiverModel | ImageModel, device: torch.device, graph: bytes | None
+        self, model: PerceiverModel | ImageFamily, device: torch.device, graph: bytes | None
     ) -> None:
         from .. import graph as graphs
 
@@ -107,7 +108,7 @@ class Executor:
             raise errors.must("rollout", "be asked of executor torch", "executor onnx")
         session = self._session(plan)
         names = self._graphs.outputs(self.model, plan)
-        given = self._images(inputs) if isinstance(inputs, ImageInputs) else feed(inputs)
+        given = self._images(inputs) if isinstance(self.model, ImageFamily) else feed(inputs)
         arrays = {name: _some(name, x) for name, x in given.items()}
         found = session.run(names, arrays)
         values = {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
@@ -120,7 +121,7 @@ class Executor:
                 value = values[f"attention/{site}/{name}"]
                 by_token = site == "encoder" and AXES[name][-1] == "key"
                 captured[site, name] = value[..., :n_tokens] if by_token else value
-        if isinstance(inputs, ImageInputs) or inputs.task_rows is None:
+        if isinstance(self.model, ImageFamily) or inputs.task_rows is None:
             return values["prediction"], captured
         asked = set(inputs.task_rows.unique().tolist())
         tasks = [task.name for task in self.model.manifest.tasks if task.id in asked]
@@ -142,13 +143,17 @@ class Executor:
         """Refuse, likewise."""
         raise errors.AttendriteError(WHOLE)
 
-    def _images(self, inputs: ImageInputs) -> dict[str, NDArray[Any]]:
+    def _images(self, inputs: Any) -> dict[str, NDArray[Any]]:
         """Name the inputs of a graph of images."""
-        assert isinstance(self.model, ImageModel)  # whose inputs they are
-        if inputs.cropped and "center_crop" in self.model.config:
+        assert isinstance(self.model, ImageFamily)  # whose inputs they are
+        models: list[Any] = [self.model]
+        if isinstance(self.model, Ensemble):
+            models = list(self.model.members.values())
+            inputs = next(iter(inputs.members.values()))  # all are given the same
+        if inputs.cropped and any("center_crop" in model.config for model in models):
             be = "be whole, the graph crops and resizes them"
             raise errors.must("images", be, "cropped ones", TORCH)
-        if self.model.shifts and not inputs.shift:
+        if not inputs.shift and any(model.shifts for model in models):
             raise errors.must("shift", "be on, the graph moves the read-out", "off", TORCH)
         read = {name: getattr(inputs, name) for name in ("images", *self.model.covariates)}
         arrays = {name: x.cpu().numpy() for name, x in read.items()}

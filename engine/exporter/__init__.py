@@ -21,7 +21,7 @@ from ..bundle import MANIFEST, Bundle, Manifest, Task, sha256_of
 from ..capture import Capture
 from ..images import STATISTICS
 from ..scans import read_scan
-from . import _files, _image_models, _torch_brain, _v1t_folder
+from . import _ensemble, _files, _image_models, _torch_brain, _v1t_folder
 
 __all__ = ["TorchModel", "export", "read_training"]
 
@@ -38,7 +38,7 @@ class TorchModel(Protocol):
 
 
 def export(
-    source: str | Path | Mapping[str, Any] | TorchModel,
+    source: str | Path | Mapping[str, Any] | TorchModel | None,
     out: str | Path,
     *,
     family: str | None = None,
@@ -49,13 +49,14 @@ def export(
     onnx: bool = False,
     capture: Capture | None = None,
     data: Mapping[str, str | Path] | None = None,
+    members: Mapping[str, str | Path] | None = None,
 ) -> Path:
-    """Write a bundle from a checkpoint, or add an ONNX graph to a bundle.
+    """Write a bundle from a checkpoint, or of several models, or add an ONNX graph to a bundle.
 
     Args:
         source: A Lightning checkpoint, a saved state_dict or V1T's output folder (a path), a
             state_dict in memory, or a live model of torch_brain; with ``onnx`` also a bundle. Not
-            modified.
+            modified. ``None``: the mean of ``members``.
         out: The folder to make.
         family: Model family; ``None`` tells it by the names of the weights.
         settings: What the weights do not tell, by name: ``sequence_length`` and ``latent_step`` in
@@ -68,6 +69,8 @@ def export(
         capture: Statistics that are outputs of the graph too.
         data: For image models by mouse the scan of its training, a folder or zip: its statistics
             are kept, by which raw images are scaled and behaviour has a mean.
+        members: Of an ensemble of image models, by name: bundles, or sources of bundles. Their
+            order is that of the combining weights.
 
     Returns:
         The folder.
@@ -79,7 +82,12 @@ def export(
     """
     if capture is not None and not onnx:
         raise errors.must("capture", "come with onnx", "it alone", "add --onnx")
-    if isinstance(source, str | Path) and (Path(source) / MANIFEST).is_file():
+    if members:
+        if family or settings:
+            do = "export members by themselves, then give their bundles"
+            raise errors.must("members", "come without family and settings", "some", do)
+        bundle = _ensembled(source, out, name, _with_scans(training, data), members)
+    elif isinstance(source, str | Path) and (Path(source) / MANIFEST).is_file():
         if not onnx or any((family, settings, name, training, data)):
             be = "come with --onnx and nothing that is in it already"
             raise errors.must("a bundle as the source", be, str(source))
@@ -103,6 +111,8 @@ def _converted(
 ) -> Bundle:
     """Return the bundle of a checkpoint."""
     state, hyper, facts = _open(source)
+    if family == _ensemble.FAMILY or _ensemble.claims(state, hyper):
+        raise _ensemble.without_members(state, hyper)
     layout = _image_models if _image_models.claims(state) else _torch_brain
     weights, vocabularies = layout.split(state)
     if layout is _image_models:
@@ -123,6 +133,28 @@ def _converted(
         source={**facts, "set": given},
     )
     return Bundle(manifest, weights)
+
+
+def _ensembled(
+    source: Any,
+    out: str | Path,
+    name: str | None,
+    training: Mapping[str, Any],
+    members: Mapping[str, str | Path],
+) -> Bundle:
+    """Return the bundle of an ensemble."""
+    state, hyper, facts = ({}, {}, {}) if source is None else _open(source)
+    if source is not None and not _ensemble.claims(state, hyper):
+        do = "leave the source out: members alone are averaged"
+        raise errors.must("a source with members", "be an ensemble of V1T", str(source), do)
+    found = {
+        member: Bundle.load(where)
+        if (Path(where) / MANIFEST).is_file()
+        else _converted(where, out, None, None, member, None)
+        for member, where in members.items()
+    }
+    called = name or Path(out).name
+    return _ensemble.joined(found, state, hyper, facts, called, _training(training))
 
 
 def _graph(bundle: Bundle, capture: Capture | None) -> bytes:

@@ -19,6 +19,7 @@ from ._inert import read_tensors
 WEIGHTS = ("ckpt/model_state.pt", "model_state.pt")
 ARGUMENTS = ("args.yaml", "args.json")
 KEPT = "model"
+MODE = "ensemble_mode"  # an argument of ensembles alone
 FRANKE = "franke2022"  # whose images are of the core's size
 # What the arguments of some cores lack. Of transformers, the shapes of the weights check the rest.
 LACKING = {"linear": False, "patch_mode": 0, "patch_size": 8, "patch_stride": 1}
@@ -39,16 +40,17 @@ _Plain.add_constructor("tag:yaml.org,2002:python/tuple", _listed)
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return weights, hyper-parameters, and facts about the source.
 
+    Of an ensemble that averages there are no weights.
+
     Raises:
         AttendriteError: A file is missing, or not such a file.
     """
-    path, args = _one(folder, WEIGHTS), _one(folder, ARGUMENTS)
-    given = _arguments(args)
+    given = _arguments(_one(folder, ARGUMENTS))
+    if given.get(MODE) == 0 and not any((folder / name).is_file() for name in WEIGHTS):
+        return {}, given, {"layout": "v1t"}
+    path = _one(folder, WEIGHTS)
     facts = {"file": path.name, "sha256": sha256_of(path), "layout": "v1t"}
     state = read_tensors(path, KEPT)
-    if any(name.startswith("ensemble.") for name in state):
-        todo = "export the folder of each member"
-        raise errors.must(str(path), "hold one model", "an ensemble", todo)
     resized = given.get("resize_image", 1) and given.get("ds_name") != FRANKE
     return state, {**LACKING, **given, "resize_image": bool(resized)}, facts
 

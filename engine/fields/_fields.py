@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from .. import errors, shards
 from ..kernels.gaussian_fit import PARAMETERS, STATUS, gaussian_fit
-from ..models._vision import ImageModel
+from ..models._vision import ImageFamily
 from ..runtime import Engine
 from . import statistics
 from .responder import EngineResponder
@@ -264,7 +264,7 @@ def _facts(
 ) -> dict[str, Any]:
     responder, stimuli = work.responder, work.stimuli
     assert isinstance(responder, EngineResponder)
-    assert isinstance(engine.model, ImageModel)
+    assert isinstance(engine.model, ImageFamily)
     return {
         "bundle": engine.manifest.name,
         "family": engine.family,

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import errors
 from ..bundle import Bundle
 from ..images import BEHAVIORS, ImageBatch, statistics
-from ..models._vision import ImageModel
+from ..models._vision import ImageFamily
 from ..runtime import Engine
 
 BATCH = {"cpu": 64, "cuda": 512}  # images at a time, if nobody says how many
@@ -96,7 +96,7 @@ class EngineResponder:
                 a mean that the bundle does not hold.
         """
         model = engine.model
-        if not isinstance(model, ImageModel):
+        if not isinstance(model, ImageFamily):
             todo = "for decoders of spikes see attendrite triggered"
             raise errors.must("the model", "respond to images", f"a {engine.family} model", todo)
         errors.choice("mouse", mouse, engine.manifest.sessions)

@@ -17,10 +17,10 @@ from torch import Tensor
 from .. import errors, models
 from ..bundle import GRAPH, LONGEST_GRAPH, REMAKE, Manifest
 from ..capture import STATISTICS, Capture, Request
-from ..models import v1t
+from ..models import ensemble, v1t
 from ..models._perceiver import PerceiverModel
-from ..models._vision import ImageModel
-from . import _images, _perceiver, _statistics, _v1t
+from ..models._vision import ImageFamily, ImageModel
+from . import _ensemble, _images, _perceiver, _statistics, _v1t
 from ._builder import Builder
 
 __all__ = ["build", "captures", "check", "fits", "outputs"]
@@ -29,7 +29,7 @@ CAPTURES = "captures"
 DOMAINS = ("", "ai.onnx")
 
 Plan = Mapping[str, Mapping[str, Request]]
-Model: TypeAlias = "PerceiverModel | ImageModel"
+Model: TypeAlias = "PerceiverModel | ImageFamily"
 
 
 class Forward(Protocol):
@@ -63,7 +63,7 @@ def build(manifest: Manifest, weights: Mapping[str, Tensor], plan: Plan) -> byte
             above 2 GB.
     """
     family = models.load(manifest.family)
-    if not issubclass(family, PerceiverModel | ImageModel):
+    if not issubclass(family, PerceiverModel | ImageFamily):
         raise errors.must("a model with an ONNX graph", "be known to this one", manifest.family)
     model = family(manifest, {name: t.detach().cpu().double() for name, t in weights.items()})
     builder = Builder()
@@ -159,6 +159,9 @@ def outputs(model: Model, plan: Plan) -> list[str]:
 def _forward(builder: Builder, model: Model, plan: Plan) -> Forward:
     if isinstance(model, PerceiverModel):
         return _perceiver.Forward(builder, model, plan)
+    if isinstance(model, ensemble.Model):
+        return _ensemble.EnsembleForward(builder, model, plan)
+    assert isinstance(model, ImageModel)  # there are no others
     of_images = _v1t.V1TForward if isinstance(model, v1t.Model) else _images.Forward
     return of_images(builder, model, plan)
 

@@ -11,7 +11,7 @@ one is gathered. Its neurons are a slice of those of all mice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +20,40 @@ from torch import Tensor
 
 from ..capture import Request
 from ..images import STATISTICS
-from ..models._vision import COVARIATES, EPS, ImageModel
+from ..models._vision import COVARIATES, EPS, ImageFamily, ImageModel
 from ._builder import Builder, Value, floats, ints
 
 SHIFTER = (0, 2, 4)  # places of the layers of a shifter among its weights
+
+
+class Given(NamedTuple):
+    """What a graph is given, by the names of its values.
+
+    Attributes:
+        images: ``[B, C, H, W]``.
+        covariates: Behaviour and pupil, those that are read.
+        mouse: Row of the mouse, ``[1]``.
+    """
+
+    images: str
+    covariates: Mapping[str, str]
+    mouse: str
+
+    @classmethod
+    def declared(cls, b: Builder, model: ImageFamily, shape: Sequence[int]) -> Given:
+        """Write the inputs of a graph, images of ``[C, H, W]``."""
+        images = b.input("images", np.float32, ["window", *shape])
+        covariates = {
+            name: b.input(name, np.float32, ["window", COVARIATES[name]])
+            for name in model.covariates
+        }
+        return cls(images, covariates, b.input("mouse", np.int64, [1]))
+
+    def place(self, b: Builder, rows: Mapping[str, int]) -> str:
+        """Return which of the mice it is: the row of each is known."""
+        b.scope = "inputs"
+        found = b("Cast", b("Equal", ints(*rows.values()), self.mouse), to=TensorProto.INT32)
+        return b("ArgMax", found, axis=0, keepdims=0)
 
 
 class Forward:
@@ -57,22 +87,20 @@ class Forward:
 
     def declare(self) -> None:
         """Write the inputs."""
-        b = self.b
-        self.images = b.input("images", np.float32, ["window", *self.config["input_shape"]])
-        self.covariates = [
-            b.input(name, np.float32, ["window", COVARIATES[name]])
-            for name in self.model.covariates
-        ]
-        self.mouse = b.input("mouse", np.int64, [1])
+        self.given = Given.declared(self.b, self.model, self.config["input_shape"])
 
     def write(self) -> None:
         """Write inputs, layers and outputs."""
         self.declare()
         b = self.b
-        b.scope = "inputs"
-        rows = ints(*self.model.manifest.sessions.values())
-        found = b("Cast", b("Equal", rows, self.mouse), to=TensorProto.INT32)
-        self.place = b("ArgMax", found, axis=0, keepdims=0)
+        drive = self.driven(self.given, self.given.place(b, self.model.manifest.sessions))
+        b.output("prediction", b("Add", b("Elu", drive), floats(1)), ["window", "unit"])
+
+    def driven(self, given: Given, place: str) -> str:
+        """Return what the output's nonlinearity makes the responses of, ``[B, U]``."""
+        b = self.b
+        self.images, self.place = given.images, place
+        self.covariates = [given.covariates[name] for name in self.model.covariates]
         self.size = b("Shape", self.images, end=1)
         images = self._seen()
         if self._channels:
@@ -81,7 +109,7 @@ class Forward:
             images = b("Concat", images, planes, axis=1)
         features = self._core(images)
         b.scope = "readout"
-        self._readout(features)
+        return self._readout(features)
 
     @property
     def _channels(self) -> bool:
@@ -123,7 +151,7 @@ class Forward:
         groups = len(weight) if padded else 1
         return self.b("Conv", x, floats(weight), floats(bias), pads=pads, group=groups)
 
-    def _readout(self, features: str) -> None:
+    def _readout(self, features: str) -> str:
         """Read a mouse's neurons out of features ``[B, D, h, w]``."""
         b, model = self.b, self.model
         ends = np.cumsum([model.n_units(mouse) for mouse in self.mice])[:, None]
@@ -146,8 +174,7 @@ class Forward:
         name = model.names.features
         weights = own(2, [model.readout(mouse, name).permute(0, 1, 3, 2) for mouse in self.mice])
         drive = b("ReduceSum", b("Mul", taken, weights), ints(1, 3), keepdims=0)
-        drive = b("Add", drive, own(0, [model.readout(mouse, "bias") for mouse in self.mice]))
-        b.output("prediction", b("Add", b("Elu", drive), floats(1)), ["window", "unit"])
+        return b("Add", drive, own(0, [model.readout(mouse, "bias") for mouse in self.mice]))
 
     def _tanh(self, name: str, layers: Sequence[int], x: str) -> str:
         """Run layers with tanh; their name has a place for the mouse, where each has its own.

@@ -89,6 +89,8 @@ class ImageFamily(ABC):
     tables: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
     sites: tuple[Site, ...] = ()
+    manifest: Manifest
+    weights: Mapping[str, Tensor]
 
     @property
     @abstractmethod
