@@ -303,7 +303,10 @@ class TestWhatItRefuses:
         [
             ({"dtype": "float64"}, "computes in float32, got float64; use executor torch"),
             ({"device": "cuda"}, "runs on the CPU, got cuda; use executor torch"),
-            ({"family": "other"}, "runs poyo, poyo_plus, calcium_poyo_plus, sensorium, v1t, got o"),
+            (
+                {"family": "other"},
+                "runs poyo, poyo_plus, calcium_poyo_plus, ensemble, sensorium, v1t, got o",
+            ),
         ],
     )
     def test_kinds(self, request_: dict[str, str], reason: str) -> None:
