@@ -305,7 +305,7 @@ class TestWhatItRefuses:
             ({"device": "cuda"}, "runs on the CPU, got cuda; use executor torch"),
             (
                 {"family": "other"},
-                "runs poyo, poyo_plus, calcium_poyo_plus, ensemble, sensorium, v1t, got o",
+                "runs poyo, poyo_plus, calcium_poyo_plus, ensemble, sensorium",
             ),
         ],
     )
