@@ -71,8 +71,7 @@ bench: $(VENV)/.ok ## run the CPU benchmarks beside their peers; rows go to benc
 	$(BIN)/python benchmarks/tables.py
 
 # What packaging can break: files that are missing, the libraries, the commands, every extra once.
-WHEEL_TESTS := ablate_command attention c_api core decode_command demo engine fields_command image_models main merge_partials native onnx \
-	recordings_nwb run_command shards tokenize_poyo verify
+WHEEL_TESTS := c_api core demo engine fields_command main merge_partials native onnx recordings_nwb run_command tokenize_poyo verify
 wheel-test: $(VENV)/.ok ## build sdist and wheel, install in a clean environment, run the tests that packaging can break
 	rm -rf build/dist build/wheel-venv
 	$(BIN)/python -c "from scikit_build_core.build import build_sdist; build_sdist('build/dist')"

@@ -10,6 +10,7 @@ import torch
 from attendrite import models
 from attendrite.bundle import MANIFEST, WEIGHTS, Bundle, Manifest, Task
 from attendrite.errors import AttendriteError
+from attendrite.exporter._ensemble import joined
 from attendrite.models._perceiver import PerceiverModel
 
 torch.set_num_threads(1)  # the threads' stacks count as memory
@@ -39,6 +40,9 @@ PERCEIVERS = [f for f in models.families() if issubclass(models.load(f), Perceiv
 
 def bundle(family: str) -> Bundle:
     """Return a bundle of a family."""
+    if family == "ensemble":
+        members = {name: _of_images(name) for name in ("sensorium", "v1t")}
+        return joined(members, {}, {}, {}, "tiny ensemble", {})
     if family not in PERCEIVERS:
         return _of_images(family)
     tasks = (Task("place", 1, 2), Task("side", 3, 4, "multinomial")) if family != "poyo" else ()

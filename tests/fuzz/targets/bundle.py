@@ -39,4 +39,5 @@ def read(path: Path) -> None:
     engine = Engine(loaded)
     batch = ImageBatch(np.zeros((1, *engine.model.core_shape)), "one", cropped=True, raw=True,
                        behavior=np.ones((1, 3)), pupil=np.ones((1, 2)))  # fmt: skip
-    engine.run(batch, rollout="max" if engine.sites else None)
+    one = engine.family != "ensemble"  # whose rollout is refused
+    engine.run(batch, rollout="max" if engine.sites and one else None)
