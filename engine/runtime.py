@@ -140,8 +140,8 @@ class Engine:
         Args:
             batch: Windows of the kind that the family takes; not modified.
             capture: What to return of the attention; only that is computed.
-            batch_size: Windows at a time, to bound memory; ``None``: all at once. The prediction
-                does not depend on it beyond rounding.
+            batch_size: Windows at a time, at most, to bound memory; ``None``: as many as are best
+                for speed. The prediction does not depend on it beyond rounding.
             rollout: Also return the rollout from queries to units, heads fused by ``"mean"`` or
                 ``"max"``.
 
@@ -162,6 +162,7 @@ class Engine:
         plan = (capture or Capture({})).plan(self.sites)
         self._check(batch)
         size = max(1, len(batch)) if batch_size is None else batch_size
+        size = min(size, getattr(self._executor, "at_once", None) or size)
         parts = [
             self._run(batch.part(at, min(at + size, len(batch))), plan, rollout)
             for at in range(0, max(1, len(batch)), size)

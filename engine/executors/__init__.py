@@ -37,7 +37,8 @@ class Executor(Protocol):
 
     It may also have ``masked(inputs, masks)``, the prediction, ``[N, ...]``, of conditions that
     remove heads or latents (see :mod:`._tails`); where it has none the engine takes that of
-    executor torch. One that cannot run a part of a model says so with an error.
+    executor torch. One that cannot run a part of a model says so with an error. ``at_once``, if it
+    has one, is the number of windows that are best given together.
     """
 
     def run(

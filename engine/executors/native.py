@@ -51,8 +51,18 @@ def load(
     return NativeExecutor(model)
 
 
+TOKEN_BYTES = 8 << 20  # of queries, keys and values of a batch, about what caches hold
+
+
 class ImageExecutor(ForwardExecutor):
-    """A model of responses to images, blocks or convolutions in C++ and torch between them."""
+    """A model of responses to images, blocks or convolutions in C++ and torch between them.
+
+    Attributes:
+        at_once: Images that are best given together; ``None``: any number. Tokens of more would go
+            through memory between all steps of a block.
+    """
+
+    at_once: int | None = None
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(model, device, dtype, backend=None)
@@ -63,6 +73,8 @@ class ImageExecutor(ForwardExecutor):
             if one.sites:
                 heads, n_blocks = one.sites[0].heads, len(one.sites)
                 one.blocks = NativeBlocks(one.weights, n_blocks, heads, one.block_names)
+                each = 4 * one.tokens[0] * 3 * heads * one.sites[0].width
+                self.at_once = max(1, min(self.at_once or TOKEN_BYTES, TOKEN_BYTES // each))
             else:
                 one.stacked = NativeStacked(one)
         self.choices |= {"blocks": _core.cpu_level()}
