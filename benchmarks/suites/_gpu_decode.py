@@ -9,65 +9,85 @@ from typing import Any
 
 import numpy as np
 import torch
-from attendrite import Capture, Engine, models
+from attendrite import AttendriteError, Capture, Engine, models
 from attendrite.batches import SpikeBatch
 from attendrite.bundle import Bundle, Manifest
-from cuda import Graph, meter
-from timing import Case, Contestant
+from cuda import meter
+from timing import Case, Contestant, Meter
 
-CONFIG = {  # the shape of POYO called 1.3M
+SMALL = {  # the shape of POYO called 1.3M
     "num_latents_per_step": 16, "dim": 64, "dim_head": 64, "depth": 6, "cross_heads": 2,
     "self_heads": 8, "sequence_length": 1.0, "latent_step": 0.125,
 }  # fmt: skip
-TINY = CONFIG | {"dim": 16, "dim_head": 16, "depth": 1, "self_heads": 2}
+LARGE = SMALL | {"num_latents_per_step": 32, "dim": 128, "depth": 24, "cross_heads": 4}  # 11.8M
+TINY = SMALL | {"dim": 16, "dim_head": 16, "depth": 1, "self_heads": 2}
 QUERIES = 50
-ROUNDING = 1e-3  # of the spread of the prediction: six layers of float32
+ROUNDING = 1e-3  # of the spread of the prediction: six layers of float32, or 24
 
 
 def cases(quick: bool, device: str) -> Iterator[Case]:
-    """Yield one window of 100 units at 10 Hz, and of 1000 units at 20 Hz."""
-    yield case(100, 10.0, TINY if quick else CONFIG, device)
-    if not quick:
-        yield case(1000, 20.0, CONFIG, device)
+    """Yield one window of 100 units at 10 Hz, and of 1000 units at 20 Hz, of both models."""
+    shapes = {"poyo_small": TINY} if quick else {"poyo_small": SMALL, "poyo_large": LARGE}
+    for name, config in shapes.items():
+        for n_units, rate_hz in ((100, 10.0),) if quick else ((100, 10.0), (1000, 20.0)):
+            yield case(name, n_units, rate_hz, config, device)
 
 
-def case(n_units: int, rate_hz: float, config: dict[str, Any], device: str) -> Case:
-    """Return the forward pass of one window, captured and not, with and without statistics."""
+def case(name: str, n_units: int, rate_hz: float, config: dict[str, Any], device: str) -> Case:
+    """Return the forward pass of one window, captured and not, with and without statistics.
+
+    ``triton`` takes tensors on the CPU and gives such, timed by the clock; ``triton+replay`` is the
+    graph alone and ``torch`` the same work launched piece by piece, both timed on the device.
+    """
     bundle, batch = model(n_units, config), window(n_units, rate_hz)
     exact = Engine(bundle, executor="reference", dtype="float64").run(batch).prediction
-    engine = Engine(bundle, executor="torch", device=device)
-    inputs = engine.model.inputs(batch)
-    found = Case(f"gpu/decode/poyo_small/{n_units}u_{rate_hz:g}hz/b1", 1e-6, "windows")
+    found = Case(f"gpu/decode/{name}/{n_units}u_{rate_hz:g}hz/b1", 1e-6, "windows")
 
     def error(prediction: Any) -> float:
         off = np.abs(prediction.double().cpu().numpy() - exact).max()
         return float(off / np.std(exact))
 
-    for names in ([], ["per_unit"]):
-        plan = Capture({"encoder": names} if names else {}).plan(engine.sites)
-        call = partial(forward, engine, inputs, plan)
-        suffix = "".join(f"+{name}" for name in names)
-        for name, work in (("+graph", Graph(call, device)), ("", call)):
-            found.contestants.append(
-                contestant(f"attendrite:torch{name}{suffix}", work, error, device)
+    def add(name: str, call: Callable[[], Any], meter: Meter) -> None:
+        found.contestants.append(
+            Contestant(
+                f"attendrite:{name}", call, error, tolerance=ROUNDING, dtype="float32",
+                packages=("torch", "triton"), meter=meter,
             )
+        )  # fmt: skip
+
+    for statistics in ([], ["per_unit"]):
+        suffix = "".join(f"+{statistic}" for statistic in statistics)
+        for executor in ("triton", "torch"):
+            try:
+                engine = Engine(bundle, executor=executor, device=device)
+            except AttendriteError as refusal:
+                found.skipped[f"attendrite:{executor}{suffix}"] = str(refusal)
+                continue
+            plan = Capture({"encoder": statistics} if statistics else {}).plan(engine.sites)
+            call = partial(forward, engine, engine.model.inputs(batch), plan)
+            if executor == "torch":
+                add(f"torch{suffix}", call, meter(device))
+                continue
+            add(f"triton{suffix}", call, Meter())
+            call()
+            (graph,) = engine._executor._graphs.values()
+            add(f"triton+replay{suffix}", partial(replayed, graph), meter(device))
     return found
 
 
-def contestant(
-    name: str, call: Callable[[], Any], error: Callable[[Any], float], device: str
-) -> Contestant:
-    return Contestant(
-        name, call, error, tolerance=ROUNDING, dtype="float32", packages=("torch", "triton"),
-        meter=meter(device),
-    )  # fmt: skip
-
-
 def forward(engine: Engine, inputs: Any, plan: Any) -> torch.Tensor:
-    """Run tokens that are on the device already."""
+    """Run tokens that are where the executor wants them."""
     with torch.inference_mode():
         prediction, _ = engine._executor.run(inputs, plan)
     assert isinstance(prediction, torch.Tensor)
+    return prediction
+
+
+def replayed(graph: Any) -> torch.Tensor:
+    """Replay a graph on what it was given last; its first result is the prediction."""
+    with torch.inference_mode():
+        graph._replay()
+    prediction: torch.Tensor = graph._found.there[0]
     return prediction
 
 

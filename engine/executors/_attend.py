@@ -57,6 +57,16 @@ class ForwardExecutor:
         self, inputs: Any, plan: Mapping[str, Mapping[str, Request]], rollout: str | None = None
     ) -> tuple[Tensor | dict[str, Tensor], dict[tuple[str, str], Tensor]]:
         """Return the prediction and what was asked for; differentiable."""
+        return self._through(self.model.forward, inputs, plan, rollout)
+
+    def _through(
+        self,
+        forward: Callable[..., Any],
+        inputs: Any,
+        plan: Mapping[str, Mapping[str, Request]],
+        rollout: str | None = None,
+    ) -> tuple[Any, dict[tuple[str, str], Tensor]]:
+        """Run a forward pass, and keep what was asked for."""
         if rollout is not None and inputs.grid is not None and inputs.readout is None:
             raise errors.must("a model with a rollout", "have a class token", "patches only")
         captured: dict[tuple[str, str], Tensor] = {}
@@ -77,7 +87,7 @@ class ForwardExecutor:
             wanted = plan.get(site, {})
             found: dict[str, Tensor] = {}
             also = _rollout.along(rollout, sites[site], self.model.sites, inputs, q)
-            for tokens, statistics in _passes(wanted):
+            for tokens, statistics in passes(wanted):
                 result = self._attend(
                     q, k, v, keys, queries, rotate_values, tokens, statistics | also, wanted
                 )
@@ -93,7 +103,7 @@ class ForwardExecutor:
                 captured[site, name] = _existing(name, value, queries.exist)
             return out
 
-        prediction = self.model.forward(inputs, attend)
+        prediction = forward(inputs, attend)
         if rollout is not None:
             captured[ROLLOUT] = _rollout.walked(layers, inputs, rollout, self._backend)
         return prediction, captured
@@ -167,7 +177,7 @@ class ForwardExecutor:
         )
 
 
-def _passes(wanted: Mapping[str, Request]) -> list[tuple[str, frozenset[str]]]:
+def passes(wanted: Mapping[str, Request]) -> list[tuple[str, frozenset[str]]]:
     """Group statistics by the tokens that count: one call each, nearly always one in all."""
     groups: dict[str, set[str]] = {}
     for name, one in wanted.items():

@@ -454,6 +454,7 @@ class PerceiverModel(ABC):
         self.manifest = manifest
         self.layers = Perceiver.bind(manifest, weights)
         self.sites = self.layers.config.sites
+        self.inputs_on = self.layers.device  # where `inputs` puts its tensors
         self._spike_keys: tuple[tuple[int, ...], KeysValues] | None = None
 
     @classmethod
@@ -485,8 +486,12 @@ class PerceiverModel(ABC):
 
     def forward(self, inputs: PerceiverInputs, attend: Attend) -> Tensor | dict[str, Tensor]:
         """Return the prediction, ``[B, Q, d]``, or by task ``[n, d]``."""
-        tokens, asked = self.token_keys(inputs), self.embedded_queries(inputs)
-        return self.readout(inputs, self.layers(tokens, inputs.keys, asked, inputs.queries, attend))
+        return self.readout(inputs, self.decoded(inputs, self.token_keys(inputs), attend))
+
+    def decoded(self, inputs: PerceiverInputs, tokens: KeysValues, attend: Attend) -> Tensor:
+        """Return the decoded queries before the read-out, ``[B, Q, dim]``."""
+        asked = self.embedded_queries(inputs)
+        return self.layers(tokens, inputs.keys, asked, inputs.queries, attend)
 
     def token_keys(self, inputs: PerceiverInputs) -> KeysValues:
         """Return keys and values of the tokens, or tables of them."""
@@ -500,9 +505,13 @@ class PerceiverModel(ABC):
     def readout(self, inputs: PerceiverInputs, decoded: Tensor) -> Tensor | dict[str, Tensor]:
         """Read the decoded queries out, ``[..., B, Q, dim]``; leading axes stay."""
 
+    @abstractmethod
+    def readouts(self, decoded: Tensor) -> dict[str, Tensor]:
+        """Read all of them out for every task, by name ``[B, Q, d]``; ``""`` if there is one."""
+
     def tensor(self, array: NDArray[Any]) -> Tensor:
-        """Copy an array to the model's device."""
-        return torch.from_numpy(np.array(array, order="C")).to(self.layers.device)
+        """Copy an array to where inputs are wanted: on the model's device, or to be staged."""
+        return torch.from_numpy(np.array(array, order="C")).to(self.inputs_on)
 
     def spikes(self, batch: SpikeBatch) -> PerceiverInputs:
         """Turn a checked batch of spikes into tensors, tokens in the order of its ``tokens``."""
@@ -533,9 +542,9 @@ class PerceiverModel(ABC):
         kept = self._spike_keys
         if torch.is_inference_mode_enabled() and kept is not None and kept[0] == units:
             return kept[1]
-        types = torch.arange(SPIKE_TYPES, device=inputs.unit_rows.device)
+        types = torch.arange(SPIKE_TYPES, device=self.layers.device)
         tokens = (
-            self.layers.embed("unit_emb", inputs.unit_rows)[:, None]
+            self.layers.embed("unit_emb", inputs.unit_rows.to(self.layers.device))[:, None]
             + self.layers.embed("token_type_emb", types)[None]
         )
         tables = self.layers.encoder_keys(tokens.flatten(0, 1)[None])

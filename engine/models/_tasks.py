@@ -135,7 +135,14 @@ class MultitaskModel(PerceiverModel):
         for task in self.manifest.tasks:
             mask = inputs.task_rows.eq(task.id)
             if bool(mask.any()):
-                weights = self.layers.weights
-                weight, bias = (weights[f"{PREFIX}{task.name}.{p}"] for p in ("weight", "bias"))
-                out[task.name] = F.linear(decoded[..., mask, :], weight, bias)
+                out[task.name] = self._read(task, decoded[..., mask, :])
         return out
+
+    def readouts(self, decoded: Tensor) -> dict[str, Tensor]:
+        """Read every query out for every task, by name ``[..., B, Q, d]``."""
+        return {task.name: self._read(task, decoded) for task in self.manifest.tasks}
+
+    def _read(self, task: Task, decoded: Tensor) -> Tensor:
+        weights = self.layers.weights
+        weight, bias = (weights[f"{PREFIX}{task.name}.{part}"] for part in ("weight", "bias"))
+        return F.linear(decoded, weight, bias)

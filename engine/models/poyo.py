@@ -53,5 +53,9 @@ class Model(PerceiverModel):
     def readout(self, inputs: PerceiverInputs, decoded: Tensor) -> Tensor:
         """Read every query out, ``[..., B, Q, dim_out]``."""
         del inputs
+        return self.readouts(decoded)[""]
+
+    def readouts(self, decoded: Tensor) -> dict[str, Tensor]:
+        """Read every query out; there is one read-out."""
         weights = self.layers.weights
-        return F.linear(decoded, weights["readout.weight"], weights["readout.bias"])
+        return {"": F.linear(decoded, weights["readout.weight"], weights["readout.bias"])}
