@@ -70,8 +70,10 @@ bench: $(VENV)/.ok ## run the CPU benchmarks beside their peers; rows go to benc
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py binning tokenize group attention decode latency ablation fields fits --json benchmarks/results
 	$(BIN)/python benchmarks/tables.py
 
-# What packaging can break: files that are missing, the libraries, the commands, every extra once.
+# What packaging can break: files that are missing, the libraries, the commands, and once every extra
+# among those of [test] that needs no GPU: dask and slurm are WHEEL_WORKERS, of tests/test_shards.py.
 WHEEL_TESTS := c_api core demo engine fields_command main merge_partials native onnx recordings_nwb run_command tokenize_poyo verify
+WHEEL_WORKERS := dask_gives_the_bits_of_one_process two_processes_give_the_bits_of_one
 wheel-test: $(VENV)/.ok ## build sdist and wheel, install in a clean environment, run the tests that packaging can break
 	rm -rf build/dist build/wheel-venv
 	$(BIN)/python -c "from scikit_build_core.build import build_sdist; build_sdist('build/dist')"
@@ -79,7 +81,8 @@ wheel-test: $(VENV)/.ok ## build sdist and wheel, install in a clean environment
 	$(BIN)/python -m venv build/wheel-venv
 	build/wheel-venv/bin/pip install -q -c constraints.txt torch
 	build/wheel-venv/bin/pip install -q -c constraints.txt "$$(ls build/dist/*.whl)[test]"
-	build/wheel-venv/bin/pytest -q -n $(AT_ONCE) --dist loadfile -m "not slow" -p no:cacheprovider $(WHEEL_TESTS:%=tests/test_%.py)
+	build/wheel-venv/bin/pytest -q -n $(AT_ONCE) --dist loadfile -m "not slow" -p no:cacheprovider \
+	  $(WHEEL_TESTS:%=tests/test_%.py) $(WHEEL_WORKERS:%=tests/test_shards.py::test_%)
 
 SECONDS_EACH ?= 60
 fuzz: $(VENV)/.ok ## mutate files for every reader of foreign bytes, SECONDS_EACH each

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import attendrite
 import numpy as np
 import pytest
+import torch
 from attendrite import AttendriteError, CalciumBatch, Capture, Engine, SpikeBatch, executors
 from attendrite.__main__ import main
+from attendrite.capture import Site
+from attendrite.executors import _rollout
+from attendrite.models._site import Inputs, Keys, Queries
 from numpy.typing import NDArray
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -153,6 +158,26 @@ def test_beside_captures_and_batches(bundles: dict[str, Path], executor: str) ->
         np.testing.assert_allclose(plain.attention[key], both.attention[key], atol=1e-12)
     assert both.rollout is not None
     np.testing.assert_allclose(both.rollout, parts.rollout, atol=1e-12)
+
+
+@pytest.mark.parametrize("fuse", FUSE)
+def test_what_attention_gives_along(monkeypatch: pytest.MonkeyPatch, fuse: str) -> None:
+    """Weights over heads of all blocks but the last, of images alone and while memory allows."""
+    sites = tuple(Site(f"block.{i}", 3, 8, "patches", residual=True) for i in range(4))
+    times, q = torch.zeros(2, 11, dtype=torch.float64), torch.zeros(2, 3, 11, 8)
+    image = Inputs(Keys(times), Queries(times), grid=(2, 5))
+    bytes_ = 3 * 2 * 11 * 11 * 4  # layers, images, queries, keys, float32
+
+    def along(site: Site, inputs: Inputs = image, q: torch.Tensor = q) -> frozenset[str]:
+        return _rollout.along(fuse, site, sites, inputs, q)
+
+    monkeypatch.setattr(_rollout, "KEPT", bytes_)
+    assert [along(site) for site in sites] == [{f"weights_{fuse}"}] * 3 + [set()]
+    assert not along(sites[0], replace(image, grid=None))
+    assert not along(sites[0], q=q.double())
+    assert not _rollout.along(None, sites[0], sites, image, q)
+    monkeypatch.setattr(_rollout, "KEPT", bytes_ - 1)
+    assert not any(along(site) for site in sites)
 
 
 def test_an_unknown_way_to_fuse(bundles: dict[str, Path]) -> None:

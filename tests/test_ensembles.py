@@ -21,7 +21,9 @@ import pytest
 import torch
 from attendrite import AttendriteError, Bundle, Capture, Engine
 from attendrite.__main__ import main
+from attendrite.fields import EngineResponder
 from attendrite.images import ImageBatch
+from attendrite.scans import read_scan
 from attendrite.verification import Finding, verify
 from numpy.typing import NDArray
 
@@ -457,6 +459,12 @@ class TestMembers:
 
 
 class TestCommands:
+    @pytest.fixture
+    def scan(self, tmp_path: Path) -> Path:
+        archive = next((FIXTURES / "v1t_data").glob("*.zip"))
+        shutil.unpack_archive(archive, tmp_path / "scans")
+        return next(p for p in (tmp_path / "scans").rglob("meta")).parent
+
     def test_export_run_and_inspect(
         self, room: Path, mean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -504,12 +512,44 @@ class TestCommands:
         assert main(["fields", str(mean), *words, str(tmp_path / "none")]) == 2
         assert "what the core of member 'crop08' sees must be" in capsys.readouterr().err
 
-    def test_attend_and_check(
-        self, mean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    def test_scans_beside_members(
+        self, room: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        archive = next((FIXTURES / "v1t_data").glob("*.zip"))
-        shutil.unpack_archive(archive, tmp_path / "scans")
-        scan = next(p for p in (tmp_path / "scans").rglob("meta")).parent
+        """A scan settles what members say of its mouse; of the other mouse they are believed."""
+        words: list[str] = []
+        for i, name in enumerate(ALIKE):
+            bundle = Bundle.load(room / "bundles" / name)
+            facts = {mouse: {"images": {"mean": 110.0, "std": 60.0 + i * (mouse == "A")}}
+                     for mouse in "AB"}  # fmt: skip
+            manifest = replace(bundle.manifest, training={"statistics": facts})
+            Bundle(manifest, bundle.weights).save(tmp_path / name)
+            words += ["--member", f"{name}={tmp_path / name}"]
+        export, out = ["export", *words, "-o"], str(tmp_path / "out")
+        assert main([*export, out]) == 2
+        said = capsys.readouterr().err
+        assert "got others of mouse 'A'; pass --data A=SCAN" in said
+        assert main([*export, out, "--data", f"A={scan}", "--data", f"C={scan}"]) == 2
+        assert "unknown mouse 'C'; known: A, B" in capsys.readouterr().err
+        assert not Path(out).exists()
+        assert main([*export, out, "--data", f"A={scan}"]) == 0
+        kept = Bundle.load(out).manifest.training["statistics"]
+        assert kept == {"A": read_scan(scan).statistics, "B": facts["B"]}
+        told = EngineResponder.of(Engine(out), "A", None, None).behavior  # of fields
+        own = kept["A"]["behavior"]
+        np.testing.assert_allclose(told, np.array(own["mean"]) / own["std"])
+
+    def test_statistics_that_are_none(self, room: Path, tmp_path: Path) -> None:
+        bundle = Bundle.load(room / "bundles/lsa")
+        manifest = replace(bundle.manifest, training={"statistics": 3})
+        Bundle(manifest, bundle.weights).save(tmp_path / "lsa")
+        members = {"lsa": tmp_path / "lsa", "bm2": room / "bundles/bm2"}
+        message = "statistics of member 'lsa' must be an object by mouse, got int"
+        with pytest.raises(AttendriteError, match=message):
+            attendrite.export(None, tmp_path / "out", members=members)
+
+    def test_attend_and_check(
+        self, mean: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         words = ["attend", str(mean), str(scan), "-o", str(tmp_path / "out"), "--session", "A"]
         assert main(words) == 2
         assert "the model must be one model, got an ensemble" in capsys.readouterr().err

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 import torch
 from attendrite import AttendriteError, Bundle, Capture, Engine
-from attendrite.executors import _rollout
+from attendrite.bundle import Manifest
+from attendrite.executors import _rollout, native
 from attendrite.images import ImageBatch
 from attendrite.kernels.rollout import Layer
 from attendrite.models import v1t
+from attendrite.runtime import Result
 from attendrite.verification import Finding, verify
 from numpy.typing import NDArray
 from torch.nn import functional as F
@@ -286,6 +288,108 @@ class TestCaptures:
             bias = model.weights["core.transformer.blocks.0.mha.projection.0.bias"]
             summed = record["block.0", "head_output"].sum(1)
             assert np.abs(summed - (taken - bias).numpy()).max() < 1e-5
+
+
+class TestAtOnce:
+    """Executor native takes as many images at a time as caches hold the tokens of."""
+
+    EACH = 4 * 121 * 3 * 3 * 32  # bytes of queries, keys and values of an image, in bm2
+
+    @pytest.fixture
+    def sizes(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Images of each run of the executor."""
+        found, run = [], native.ImageExecutor.run
+
+        def counted(executor: Any, inputs: Any, *given: Any) -> Any:
+            found.append(len(inputs.queries.times))
+            return run(executor, inputs, *given)
+
+        monkeypatch.setattr(native.ImageExecutor, "run", counted)
+        return found
+
+    @staticmethod
+    def images(count: int) -> ImageBatch:
+        given, rng = batch(), np.random.default_rng(0)
+        assert given.behavior is not None
+        assert given.pupil is not None
+        return ImageBatch(
+            rng.normal(size=(count, *given.images.shape[1:])), "A",
+            np.resize(given.behavior, (count, 3)), np.resize(given.pupil, (count, 2)),
+        )  # fmt: skip
+
+    @staticmethod
+    def arrays(found: Result) -> dict[str, NDArray[Any]]:
+        assert isinstance(found.prediction, np.ndarray)
+        assert found.attention is not None
+        assert found.rollout is not None
+        own = {"prediction": found.prediction, "rollout": found.rollout}
+        return own | found.attention.arrays()
+
+    @staticmethod
+    def at_once(bundle: Path | Bundle) -> int | None:
+        executor: Any = Engine(bundle, executor="native")._executor
+        number: int | None = executor.at_once
+        return number
+
+    @pytest.mark.parametrize(
+        ("room", "batch_size", "parts"),
+        [
+            (1, None, [1] * 5),
+            (EACH - 1, None, [1] * 5),
+            (2 * EACH, None, [2, 2, 1]),
+            (2 * EACH, 4, [2, 2, 1]),
+            (4 * EACH, 3, [3, 2]),
+            (5 * EACH, None, [5]),
+        ],
+    )
+    def test_parts_give_what_one_run_gives(
+        self, bundles: dict[str, Path], sizes: list[int], monkeypatch: pytest.MonkeyPatch,
+        room: int, batch_size: int | None, parts: list[int],
+    ) -> None:  # fmt: skip
+        """To rounding: torch's products of few rows sum in another order than those of many."""
+        given = self.images(5)
+        capture = Capture({"block.0": ["weights", "head_output"], "*": ["entropy", "per_key"]})
+        engine = Engine(bundles["bm2"], executor="native")
+        whole = self.arrays(engine.run(given, capture, rollout="max"))
+        alike = self.arrays(engine.run(given, capture, rollout="max", batch_size=parts[0]))
+        assert sizes == [5, *parts]
+        monkeypatch.setattr(native, "TOKEN_BYTES", room)
+        engine = Engine(bundles["bm2"], executor="native")
+        found = self.arrays(engine.run(given, capture, rollout="max", batch_size=batch_size))
+        assert sizes[1 + len(parts) :] == parts
+        assert list(found) == list(whole)
+        for name, values in found.items():
+            np.testing.assert_array_equal(values, alike[name])
+            np.testing.assert_allclose(values, whole[name], rtol=1e-5, atol=2e-6)
+
+    def test_published_images_come_one_by_one(self) -> None:
+        config = {**v1t.NEEDS, **v1t.SIZES, "core": "vit"}
+        manifest = Manifest("v1t", "published", config, {}, {"A": 1})
+        shapes = v1t.Model.shapes(manifest, {})
+        weights = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        assert self.at_once(Bundle(manifest, weights)) == 1
+
+    @pytest.mark.parametrize("name", ["cnn_stacked2d", "sensorium_p_ln_model"])
+    def test_convolutions_take_any_number(
+        self, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.setattr(native, "TOKEN_BYTES", 1)
+        assert self.at_once(bundles[name]) is None
+
+    def test_an_ensemble_takes_what_its_largest_member_does(
+        self, bundles: dict[str, Path], tmp_path: Path, sizes: list[int]
+    ) -> None:
+        names = ("cct", "bm2", "cnn_stacked2d")
+        alone = {name: self.at_once(bundles[name]) for name in names[:2]}
+        assert alone["bm2"] == native.TOKEN_BYTES // self.EACH
+        assert len(set(alone.values())) == 2
+        least = min(number for number in alone.values() if number is not None)
+        for order in (names, names[::-1]):
+            members: dict[str, str | Path] = {name: bundles[name] for name in order}
+            out = attendrite.export(None, tmp_path / order[0], members=members)
+            assert self.at_once(out) == least
+        Engine(out, executor="native").run(self.images(least + 1))
+        assert sizes == [least, 1]
 
 
 class TestVerify:

@@ -144,6 +144,17 @@ class TestWeightsOverHeadsThatAttentionGave:
         again = rollout(without, fuse=fuse, rows=rows, backend="blocks")
         np.testing.assert_array_equal(again, found)
 
+    def test_go_with_the_layer_to_another_dtype(
+        self, model: Callable[[], list[Layer]], count: int | None, fuse: str
+    ) -> None:
+        layers = model()
+        rows = None if count is None else normal(2, count, layers[-1].q.shape[2], seed=5).abs()
+        given = [replace(x, fused=x.statistic(f"weights_{fuse}")) for x in layers]
+        single = [x.to(torch.float32) for x in given]
+        found = rollout(single, fuse=fuse, rows=rows, backend="blocks")
+        assert found.dtype == torch.float32
+        np.testing.assert_allclose(found, by_hand(layers, fuse, rows), rtol=0, atol=2e-5)
+
     def test_are_not_modified(
         self, model: Callable[[], list[Layer]], count: int | None, fuse: str
     ) -> None:

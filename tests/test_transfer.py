@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -396,6 +396,60 @@ def renamed(scan: Scan, tier: str, name: str) -> Scan:
     return replace(scan, tiers=np.where(scan.tiers == tier, name, scan.tiers))
 
 
+def constant(scan: Scan, neurons: Sequence[int], *tiers: str) -> Scan:
+    """The scan, with neurons that always respond alike in some tiers."""
+    trials = range(len(scan))
+    responses = np.stack([scan.load("responses", trial) for trial in trials])
+    responses[np.ix_(np.isin(scan.tiers, tiers), np.array(neurons))] = 0.1
+    moments = Moments(responses.mean(0, np.float64), responses.std(0, np.float64))
+    return replace(
+        scan, moments={**scan.moments, "responses": moments},
+        load=lambda name, i: responses[i] if name == "responses" else scan.load(name, i),
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("short")
+class TestNeuronsThatDoNotVary:
+    @pytest.mark.parametrize("family", CONFIG)
+    def test_means_leave_them_out(
+        self, animals: dict[str, Animal], tmp_path: Path, family: str
+    ) -> None:
+        own = animals[family]
+        scan = constant(own.scan, [3], *TRIALS)
+        found = transfer(own.bundle, scan, "new", tmp_path / "out", control=True)
+        facts = found.bundle.manifest.training["transfers"]["new"]
+        for name, by_tier in (("correlation", found.correlation), ("shuffled", found.shuffled)):
+            assert by_tier is not None
+            for tier, r in by_tier.items():
+                assert np.flatnonzero(np.isnan(r)).tolist() == [3]
+                assert facts[name][tier] == pytest.approx(np.delete(r, 3).mean(), rel=1e-12)
+        best = max(row["validation"] for row in found.curve if row["validation"] is not None)
+        assert best == pytest.approx(np.delete(found.correlation["validation"], 3).mean())
+        assert np.delete(found.correlation["test"], 3).min() > 0.5
+        shown = np.asarray(Engine(found.bundle).run(replace(own.batch, mouse="new")).prediction)
+        assert np.isfinite(shown).all()
+
+    @pytest.mark.parametrize(
+        ("tiers", "said"),
+        [(["validation"], "2 in validation"), (tuple(TRIALS), "2 in validation, 2 in test")],
+    )
+    def test_the_command_counts_them(
+        self, animals: dict[str, Animal], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        tiers: Sequence[str], said: str,
+    ) -> None:  # fmt: skip
+        own = animals["sensorium"]
+        own.bundle.save(tmp_path / "old")
+        scan = constant(own.scan, [3, 5], *tiers)
+        words = ["--data", str(write(scan, tmp_path / "scan")), "--mouse", "B", "--threads", "1"]
+        out = str(tmp_path / "out")
+        assert main(["transfer", str(tmp_path / "old"), *words, "-o", out]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        facts = Bundle.load(out).manifest.training["transfers"]["B"]["correlation"]
+        assert lines[2].split() == ["fitted", *(f"{r:.3f}" for r in facts.values())]
+        told = f"not testable, as their responses do not vary: {said}"
+        assert lines[3:] == [told, f"written to {out}"]
+
+
 WRONG: list[tuple[Any, str, str]] = [
     (lambda s: s, "A", "the mouse must be new to the bundle, got 'A'"),
     (lambda s: s, "a.b", "a mouse's name must have letters, digits, - and _ alone, got 'a.b'"),
@@ -417,6 +471,12 @@ WRONG: list[tuple[Any, str, str]] = [
         lambda s: replace(s, load=lambda n, i: -s.load(n, i)), "B",
         "responses must be 0 or more, as rates are, got -",
     ),
+    (
+        lambda s: replace(s, load=lambda n, i: 0 * s.load(n, i) + 3), "B",
+        "train responses must vary in one neuron at least, got constant ones",
+    ),
+    (lambda s: constant(s, range(NEURONS), "validation"), "B", "^validation responses must vary"),
+    (lambda s: constant(s, range(NEURONS), "test"), "B", "^test responses must vary"),
 ]  # fmt: skip
 
 

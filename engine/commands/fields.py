@@ -69,7 +69,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--distance-cm", type=float, metavar="CM", help="from the eye to the screen; default 15")
     run_ = parser.add_argument_group("how it is run")
     run_.add_argument("--batch-size", type=int, metavar="N",
-        help="images that the model takes at a time; default 64, on a GPU 512")  # fmt: skip
+        help="images that the model takes at a time at most; default 64, on a GPU 512")  # fmt: skip
     run_.add_argument("--json", action="store_true", help=f"print {SUMMARY} instead of a few lines")
     _workers.add_workers(run_)
     _options.add_engine(parser)

@@ -38,7 +38,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="also what queries take from units through all layers, heads fused like this",
     )
     _options.add_engine(parser)
-    parser.add_argument("--batch-size", type=int, help="windows at a time; default: all")
+    parser.add_argument(
+        "--batch-size", type=int, help="windows at a time, at most; default: what is fastest"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

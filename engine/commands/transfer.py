@@ -15,6 +15,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from ..scans import Scan
     from ..transfer import Transferred
@@ -64,15 +66,17 @@ def _said(found: Transferred, scan: Scan, options: argparse.Namespace) -> str:
 
     fits = {"fitted": found.correlation, "responses shuffled": found.shuffled}
     rows = [
-        [name, *(f"{r.mean():.3f}" for r in by_tier.values())]
+        [name, *(f"{np.nanmean(r):.3f}" for r in by_tier.values())]
         for name, by_tier in fits.items()
         if by_tier is not None
     ]
     counts = [f"{len(scan.trials(tier))} {tier}" for tier in ("train", *found.correlation)]
-    return "\n".join(
-        [
-            f"{len(scan.unit_ids)} neurons of mouse {options.mouse}; trials: {', '.join(counts)}",
-            plain_table(["single-trial correlation", *found.correlation], rows),
-            f"written to {options.out}",
-        ]
-    )
+    lines = [
+        f"{len(scan.unit_ids)} neurons of mouse {options.mouse}; trials: {', '.join(counts)}",
+        plain_table(["single-trial correlation", *found.correlation], rows),
+    ]
+    constant = {tier: int(np.isnan(r).sum()) for tier, r in found.correlation.items()}
+    if any(constant.values()):
+        said = ", ".join(f"{count} in {tier}" for tier, count in constant.items() if count)
+        lines.append(f"not testable, as their responses do not vary: {said}")
+    return "\n".join([*lines, f"written to {options.out}"])

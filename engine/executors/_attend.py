@@ -93,7 +93,6 @@ class ForwardExecutor:
                 )
                 out = result.output
                 found |= result.statistics
-                also -= found.keys()
             if rollout is not None:
                 fused = found.pop(f"weights_{rollout}", None)
                 layers.append(_rollout.kept(sites[site], q, k, keys, queries, fused))

@@ -54,7 +54,7 @@ def joined(
         hyper: The ensemble's arguments.
         facts: About the source.
         name: What to call it.
-        training: Facts about the training; without statistics, those of the members are kept.
+        training: Facts about the training; of mice without statistics, those of members are kept.
 
     Raises:
         AttendriteError: Other members than the ensemble has, a mode without its weights, or members
@@ -77,8 +77,8 @@ def joined(
         check_member(member, bundle.manifest)
         _check_same(member, bundle.manifest, first, manifest)
         weights |= {f"{PREFIX}{member}.{k}": v for k, v in bundle.weights.items()}
-    if STATISTICS not in training:
-        training = {**training, **_statistics(members)}
+    found = _statistics(members, training)
+    training = {**training, **({STATISTICS: found} if found else {})}
     return Bundle(
         Manifest(
             family=FAMILY,
@@ -116,19 +116,28 @@ def _check_same(name: str, found: Manifest, first: str, known: Manifest) -> None
             raise errors.must(f"{called} of member {name!r}", be, got)
 
 
-def _statistics(members: Mapping[str, Bundle]) -> dict[str, Any]:
-    """Return the statistics of the training data, if members have them: they must agree."""
-    found = {
-        name: bundle.manifest.training[STATISTICS]
-        for name, bundle in members.items()
-        if STATISTICS in bundle.manifest.training
-    }
-    for name, entry in found.items():
-        first, known = next(iter(found.items()))
-        if entry != known:
-            be = f"be those of member {first!r}, as all get the same images"
-            raise errors.must(f"statistics of member {name!r}", be, "others", "pass --data")
-    return {STATISTICS: known} if found else {}
+def _statistics(members: Mapping[str, Bundle], training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the statistics of the training data by mouse.
+
+    Those in ``training`` win; of other mice those of the members that have them, which must agree.
+    """
+    given = _by_mouse("the training", training)
+    found: dict[str, tuple[str, Any]] = {}
+    for name, bundle in members.items():
+        for mouse, entry in _by_mouse(f"member {name!r}", bundle.manifest.training).items():
+            first, known = found.setdefault(mouse, (name, entry))
+            if entry != known and mouse not in given:
+                be = f"be those of member {first!r}, as all get the same images"
+                got, do = f"others of mouse {mouse!r}", f"pass --data {mouse}=SCAN"
+                raise errors.must(f"statistics of member {name!r}", be, got, do)
+    return {mouse: entry for mouse, (_, entry) in found.items()} | given
+
+
+def _by_mouse(whose: str, training: Mapping[str, Any]) -> dict[str, Any]:
+    table: dict[str, Any] = training.get(STATISTICS, {})
+    if not isinstance(table, dict):
+        raise errors.must(f"statistics of {whose}", "be an object by mouse", type(table).__name__)
+    return table
 
 
 def _told(manifest: Manifest) -> dict[str, Any]:

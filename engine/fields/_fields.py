@@ -47,7 +47,7 @@ class Settings:
         behavior: Pupil dilation, its derivative and running speed, as the model takes them;
             ``None``: their mean in training.
         pupil: Its centre, likewise.
-        batch_size: Images that the model takes at a time; ``None``: 64, or 512 on a GPU.
+        batch_size: Images that the model takes at a time, at most; ``None``: 64, or 512 on a GPU.
 
     Raises:
         AttendriteError: An unknown name, or what the recipe rules out.

@@ -17,7 +17,7 @@ from ..images import BEHAVIORS, ImageBatch, statistics
 from ..models._vision import ImageFamily
 from ..runtime import Engine
 
-BATCH = {"cpu": 64, "cuda": 512}  # images at a time, if nobody says how many
+BATCH = {"cpu": 64, "cuda": 512}  # images at a time, at most, if nobody says how many
 
 
 class Responder(Protocol):
@@ -58,7 +58,7 @@ class EngineResponder:
         behavior: As the model takes it, 3 numbers, or ``None``.
         pupil: Likewise, 2 numbers.
         shift: Whether the read-out is shifted by the pupil.
-        batch_size: Images at a time.
+        batch_size: Images at a time, at most.
     """
 
     bundle: Bundle

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .. import errors, models
@@ -43,8 +44,8 @@ class Transferred:
     Attributes:
         bundle: As written, with one more mouse.
         correlation: By tier, ``validation`` and where its responses are public ``test``: the
-            single-trial correlation of each neuron, ``[N]``. Validation trials chose when to stop,
-            test trials chose nothing.
+            single-trial correlation of each neuron, ``[N]``; NaN where its responses do not vary.
+            Validation trials chose when to stop, test trials chose nothing.
         shuffled: The same of a read-out fitted to shuffled responses; ``None`` if not asked.
         curve: See :data:`._fit.Curve`.
     """
@@ -90,8 +91,8 @@ def transfer(
     Raises:
         AttendriteError: The model knows the mouse, is none of images or has networks of each mouse
             inside its core; the scan has no training or validation trials, images of another size
-            or negative responses, or lacks behaviour or pupil that the model reads; ``out`` exists;
-            a negative seed.
+            or responses that are negative or constant in all neurons, or lacks behaviour or pupil
+            that the model reads; ``out`` exists; a negative seed.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     out = Path(out)
@@ -174,4 +175,5 @@ def _told(manifest: Manifest, scan: Scan, mouse: str, facts: Mapping[str, Any]) 
 
 
 def _means(found: Mapping[str, Doubles]) -> dict[str, float]:
-    return {tier: float(r.mean()) for tier, r in found.items()}
+    """Return the mean over the neurons that can be tested."""
+    return {tier: float(np.nanmean(r)) for tier, r in found.items()}

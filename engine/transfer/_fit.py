@@ -9,8 +9,9 @@ Poisson's negative log-likelihood, the factor and the L1 norm of the weights of 
 code of V1T (commit 6599bf6: losses.py, readout/gaussian2d.py) and of sensorium (commit c433fed:
 training/trainers.py). As there, a neuron's place is drawn for each image, ``mu + sigma z`` with z
 normal, cut to -1..1 and then moved by the shifter; the means serve validation and afterwards. The
-single-trial correlation of the validation trials decides: after five epochs that are not better,
-the best weights come back and the rate is multiplied by 0.3; the third time ends the fit.
+single-trial correlation of the validation trials, mean over the neurons whose responses vary
+there, decides: after five epochs that are not better, the best weights come back and the rate is
+multiplied by 0.3; the third time ends the fit.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ..evaluation.responses import single_trial_correlation
 from ..models._vision import ImageModel
 from ..runtime import Engine
 from ._search import search
-from ._trials import TRAIN, VALIDATION, Floats, Trials
+from ._trials import TRAIN, VALIDATION, Floats, Trials, varying
 
 RATE, LOWERED, REDUCTIONS = 0.005, 0.3, 2  # of learning
 PATIENCE, EPOCHS, BATCH = 5, 200, 32
@@ -81,7 +82,7 @@ class Fit:
         curve: Curve = []
         for _ in tqdm(range(EPOCHS + 1), unit="epoch", disable=None if self.progress else True):
             predicted = self._predicted(model, validation)
-            found = float(single_trial_correlation(targets[validation], predicted).mean())
+            found = float(np.nanmean(_scores(targets[validation], predicted)))
             rate = adam.param_groups[0]["lr"]
             curve.append({"loss": loss, "validation": found, "rate": rate})
             waited += 1
@@ -100,10 +101,10 @@ class Fit:
         return best, curve
 
     def correlation(self, weights: Weights) -> dict[str, Doubles]:
-        """Return the single-trial correlation of each neuron in the tiers not trained on."""
+        """Return the scores of each neuron in the tiers not trained on; see :func:`_scores`."""
         model, targets = self._model(weights), self.trials.targets
         return {
-            tier: single_trial_correlation(targets[rows], self._predicted(model, rows))
+            tier: _scores(targets[rows], self._predicted(model, rows))
             for tier, rows in self.trials.rows.items()
             if tier != TRAIN
         }
@@ -168,3 +169,8 @@ class Fit:
         features = model.tensor(self.trials.features[rows]).permute(0, 3, 1, 2).contiguous()
         pupil = None if self.pupil is None else self.pupil[torch.from_numpy(rows)]
         return F.elu(model.drive(replace(self.trials.inputs, pupil=pupil), features, where)) + 1
+
+
+def _scores(targets: Floats, predicted: Floats) -> Doubles:
+    """Return the single-trial correlation of each neuron; NaN where its responses do not vary."""
+    return np.where(varying(targets), single_trial_correlation(targets, predicted), np.nan)

@@ -72,6 +72,12 @@ class Trials:
         return out
 
 
+def varying(responses: Floats) -> NDArray[np.bool_]:
+    """Say which neurons do not always respond alike, ``[N]``: others have no correlation."""
+    found: NDArray[np.bool_] = responses.max(0) > responses.min(0)
+    return found
+
+
 def _responses(scan: Scan) -> dict[str, Floats]:
     """Return the scaled responses of each tier that is used."""
     known, found = {str(tier) for tier in scan.tiers}, {}
@@ -90,6 +96,8 @@ def _responses(scan: Scan) -> dict[str, Floats]:
             raise errors.must(f"{tier} trials", "be at least two", len(values))
         if values.min() < 0:
             raise errors.must("responses", "be 0 or more, as rates are", values.min())
+        if not varying(values).any():
+            raise errors.must(f"{tier} responses", "vary in one neuron at least", "constant ones")
         found[tier] = scan.preprocessing.responses(values).astype(np.float32)
     return found
 
