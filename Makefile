@@ -74,10 +74,11 @@ bench: $(VENV)/.ok ## run the CPU benchmarks beside their peers; rows go to benc
 # among those of [test] that needs no GPU: dask and slurm are WHEEL_WORKERS, of tests/test_shards.py.
 WHEEL_TESTS := c_api core demo engine fields_command main merge_partials native onnx recordings_nwb run_command tokenize_poyo verify
 WHEEL_WORKERS := dask_gives_the_bits_of_one_process two_processes_give_the_bits_of_one
-wheel-test: $(VENV)/.ok ## build sdist and wheel, install in a clean environment, run the tests that packaging can break
+wheel-test: $(VENV)/.ok ## sdist is whole; wheel in a clean environment, and the tests that packaging can break
 	rm -rf build/dist build/wheel-venv
 	$(BIN)/python -c "from scikit_build_core.build import build_sdist; build_sdist('build/dist')"
-	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w build/dist build/dist/*.tar.gz
+	diff <(git ls-files ':!.ci' | sort) <(tar -tzf build/dist/*.tar.gz | cut -d/ -f2- | grep -vx PKG-INFO | sort)
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w build/dist .  # C++ is compiled already
 	$(BIN)/python -m venv build/wheel-venv
 	build/wheel-venv/bin/pip install -q -c constraints.txt torch
 	build/wheel-venv/bin/pip install -q -c constraints.txt "$$(ls build/dist/*.whl)[test]"
