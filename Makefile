@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -q -c constraints.txt
 BUILD_TOOLS := "scikit-build-core>=1.1" "pybind11>=3" "setuptools-scm>=8" "cmake>=3.24" ninja
 
-.PHONY: help demo test test-cpp test-aarch64 test-slurm lint format types bench wheel-test fuzz clean
+.PHONY: help demo test test-cpp test-emulated test-aarch64 test-slurm lint format types bench wheel-test fuzz clean
 help: ## show this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
 
 $(VENV)/.ok: pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/* csrc/*/* bindings/*)
 	test -n "$(PY)" || { echo "Python 3.11 or newer must be on PATH; install it or name it with PY=..."; exit 1; }
@@ -38,6 +38,12 @@ test-cpp: $(VENV)/.ok ## C++ tests, and under the sanitizers
 	  cmake --build build/$${build%=*}; \
 	  ctest --test-dir build/$${build%=*} --output-on-failure; \
 	done
+
+test-emulated: $(VENV)/.ok ## C++ tests of the AVX-512 levels on a CPU with AVX2 (apt-get install libsimde-dev)
+	set -e; export PATH="$(CURDIR)/$(BIN):$$PATH"; \
+	cmake -S . -B build/cpp-emulated $(CPP) -DATTENDRITE_EMULATE=ON; \
+	cmake --build build/cpp-emulated; \
+	ctest --test-dir build/cpp-emulated --output-on-failure
 
 test-aarch64: $(VENV)/.ok ## C++ tests for 64-bit ARM under QEMU, where its tools are installed
 	bash tests/aarch64.sh

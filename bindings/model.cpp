@@ -84,8 +84,8 @@ attendrite_batch batch_of(const py::dict& fields) {
 // A runner that any thread may call: one at a time.
 class SharedRunner {
   public:
-    SharedRunner(const std::string& manifest, const py::bytes& weights)
-        : runner_(loaded(manifest, weights), 1) {}
+    SharedRunner(const std::string& manifest, const py::bytes& weights, bool bfloat16)
+        : runner_(loaded(manifest, weights, bfloat16), 1) {}
 
     void run(const py::dict& fields, const std::vector<Request>& wanted,
              const std::vector<Address>& rooms, int threads) {
@@ -117,11 +117,14 @@ class SharedRunner {
 
   private:
     static std::shared_ptr<const attendrite::Model> loaded(const std::string& manifest,
-                                                           const py::bytes& weights) {
+                                                           const py::bytes& weights,
+                                                           bool bfloat16) {
+        using attendrite::Precision;
         const std::string_view bytes = weights;
         const py::gil_scoped_release unlocked;
         return std::make_shared<attendrite::Model>(
-            attendrite::parse_bundle(manifest, bytes.data(), bytes.size()));
+            attendrite::parse_bundle(manifest, bytes.data(), bytes.size()),
+            bfloat16 ? Precision::bfloat16 : Precision::float32);
     }
 
     attendrite::Runner runner_;
@@ -132,8 +135,9 @@ class SharedRunner {
 
 void bind_model(py::module_& m) {
     py::class_<SharedRunner>(m, "Runner", "A model that is run as a whole; see csrc/model.hpp.")
-        .def(py::init<const std::string&, const py::bytes&>(), py::arg("manifest"),
-             py::arg("weights"), "From the contents of the two files of a bundle.")
+        .def(py::init<const std::string&, const py::bytes&, bool>(), py::arg("manifest"),
+             py::arg("weights"), py::arg("bfloat16"),
+             "From the contents of the two files of a bundle; products of layers in bfloat16.")
         .def("run", &SharedRunner::run, py::arg("fields"), py::arg("requests"),
              py::arg("predictions"), py::arg("threads"),
              "Runs a batch given by addresses, see csrc/include/attendrite.h.")

@@ -80,7 +80,7 @@ py::tuple dense(const std::optional<FlatSpikes>& flat, const std::optional<UnitS
 py::tuple sparse(const std::optional<FlatSpikes>& flat, const std::optional<UnitSpikes>& by_unit,
                  const Grid& grid, bool rows_are_bins, bool drop, int threads,
                  Array<std::int64_t>& indptr, Array<std::int32_t>& indices, py::array& counts) {
-    const Rows rows = rows_are_bins ? Rows::bins : Rows::units;
+    const RowsAre rows = rows_are_bins ? RowsAre::bins : RowsAre::units;
     const SparseCounts out{indptr.mutable_data(), indices.mutable_data(),
                            count_type_of(counts.dtype()), counts.mutable_data()};
     Dropped dropped;

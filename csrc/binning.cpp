@@ -431,20 +431,20 @@ Dropped bin_dense(const UnitSpikes& spikes, const Grid& grid, Layout layout, Cou
     return work.dropped;
 }
 
-Dropped bin_sparse(const FlatSpikes& spikes, const Grid& grid, Rows rows, SparseCounts out,
+Dropped bin_sparse(const FlatSpikes& spikes, const Grid& grid, RowsAre rows, SparseCounts out,
                    Options options) {
     const FlatPlan work = plan(spikes, grid, options, out.type);
-    const auto run = rows == Rows::bins ? run_flat_to_bins : run_flat_to_units;
+    const auto run = rows == RowsAre::bins ? run_flat_to_bins : run_flat_to_units;
     if (run(spikes, grid, work, out, options.threads) != Fault::none) {
         throw_fault(spikes, grid, out.type, options.drop);
     }
     return work.dropped;
 }
 
-Dropped bin_sparse(const UnitSpikes& spikes, const Grid& grid, Rows rows, SparseCounts out,
+Dropped bin_sparse(const UnitSpikes& spikes, const Grid& grid, RowsAre rows, SparseCounts out,
                    Options options) {
     const UnitPlan work = plan(spikes, grid, options, out.type);
-    const auto run = rows == Rows::bins ? run_units_to_bins : run_units_to_units;
+    const auto run = rows == RowsAre::bins ? run_units_to_bins : run_units_to_units;
     if (run(spikes, grid, work, out, options.threads) != Fault::none) {
         throw_fault(spikes, grid, out.type, options.drop);
     }

@@ -11,8 +11,8 @@
 
 namespace attendrite {
 
-enum class Layout { time, unit };  // of a dense result: [n_bins, n_units] or [n_units, n_bins]
-enum class Rows { bins, units };   // of a sparse one
+enum class Layout { time, unit };    // of a dense result: [n_bins, n_units] or [n_units, n_bins]
+enum class RowsAre { bins, units };  // of a sparse one
 
 // Spikes before the first bin and after the last; zeros unless they were to be dropped.
 struct Dropped {
@@ -38,9 +38,9 @@ Dropped bin_dense(const FlatSpikes& spikes, const Grid& grid, Layout layout, Cou
 Dropped bin_dense(const UnitSpikes& spikes, const Grid& grid, Layout layout, CountType type,
                   void* out, Options options);
 
-Dropped bin_sparse(const FlatSpikes& spikes, const Grid& grid, Rows rows, SparseCounts out,
+Dropped bin_sparse(const FlatSpikes& spikes, const Grid& grid, RowsAre rows, SparseCounts out,
                    Options options);
-Dropped bin_sparse(const UnitSpikes& spikes, const Grid& grid, Rows rows, SparseCounts out,
+Dropped bin_sparse(const UnitSpikes& spikes, const Grid& grid, RowsAre rows, SparseCounts out,
                    Options options);
 
 }  // namespace attendrite

@@ -29,9 +29,11 @@ void at_least(std::int64_t least, const char* what, std::int64_t got) {
 void Linear::Free::operator()(float* p) const { ::operator delete(p, kLine); }
 
 Linear::Linear(const float* weights, std::int64_t outputs, std::int64_t inputs, const float* bias,
-               After after, std::int64_t stride)
-    : table_(&table()), inputs_(inputs), after_(after) {
+               After after, std::int64_t stride, Precision precision)
+    : inputs_(inputs), after_(after) {
+    const BlocksTable& level = table();
     const bool gated = after == After::gated;
+    const bool pairs = precision == Precision::bfloat16;
     at_least(1, "inputs of a product", inputs);
     at_least(1, "outputs of a product", outputs);
     if (stride == 0) stride = inputs;
@@ -40,14 +42,21 @@ Linear::Linear(const float* weights, std::int64_t outputs, std::int64_t inputs, 
         throw std::invalid_argument("outputs of a gated product must be even, got " +
                                     std::to_string(outputs) + "; give a gate for every value");
     }
+    if (pairs && level.multiply_pairs == nullptr) {
+        throw std::invalid_argument(
+            std::string("bfloat16 must run where the CPU has AVX512_BF16, got level ") +
+            level_name(cpu_level()) + "; use float32");
+    }
+    multiply_ = pairs ? level.multiply_pairs : level.multiply;
     outputs_ = gated ? outputs / 2 : outputs;
-    const std::int64_t columns = gated ? table_->panel / 2 : table_->panel;
-    const std::int64_t padded = (outputs_ + columns - 1) / columns * table_->panel;
-    packed_.reset(take(padded * inputs));
-    table_->pack(weights, outputs, inputs, stride, gated, packed_.get());
+    const std::int64_t columns = gated ? level.panel / 2 : level.panel;
+    const std::int64_t padded = (outputs_ + columns - 1) / columns * level.panel;
+    packed_.reset(take(padded * (pairs ? (inputs + 1) / 2 : inputs)));
+    const auto pack = pairs ? level.pack_pairs : level.pack;
+    pack(weights, outputs, inputs, stride, gated, packed_.get());
     bias_.reset(take(padded));
     if (bias != nullptr) {
-        table_->pack(bias, outputs, 1, 1, gated, bias_.get());
+        level.pack(bias, outputs, 1, 1, gated, bias_.get());
     } else {
         std::fill_n(bias_.get(), padded, 0.0F);
     }
@@ -56,8 +65,8 @@ Linear::Linear(const float* weights, std::int64_t outputs, std::int64_t inputs, 
 void Linear::operator()(const float* x, std::int64_t rows, std::int64_t x_stride,
                         const float* residual, std::int64_t residual_stride, float* y,
                         std::int64_t y_stride) const {
-    table_->multiply({packed_.get(), bias_.get(), inputs_, outputs_, after_}, x, rows, x_stride,
-                     residual, residual_stride, y, y_stride);
+    multiply_({packed_.get(), bias_.get(), inputs_, outputs_, after_}, x, rows, x_stride, residual,
+              residual_stride, y, y_stride);
 }
 
 void layer_norm(const float* x, std::int64_t rows, std::int64_t width, std::int64_t x_stride,

@@ -2,8 +2,9 @@
 // follows them fused, and layer normalisation. Each call runs on the caller's thread: a model cuts
 // its rows into tasks and calls one block after the other on rows that stay in the cache.
 //
-// Rounding: float32, products summed in blocks of at most kPanelDepth terms (DOI 10.1137/0914050);
-// the result of a row does not depend on the other rows of the call nor on where the call starts.
+// Rounding: float32, products summed in blocks of at most kPanelDepth terms (DOI 10.1137/0914050),
+// in bfloat16 of twice as many; the result of a row does not depend on the other rows of the call
+// nor on where the call starts.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +14,19 @@
 
 namespace attendrite {
 
+// What the factors of a product are rounded to; sums, bias and what follows are float32.
+enum class Precision { float32, bfloat16 };
+
 // Weights [outputs][inputs], packed once for the instruction-set level in use, and a bias.
 class Linear {
   public:
     Linear() = default;  // computes nothing: one to move another into
     // weights row-major with `stride` from row to row (0: inputs); bias [outputs] or nullptr. Both
-    // are copied. Throws std::invalid_argument for sizes below 1, a stride below inputs, and odd
-    // outputs of a gated product.
+    // are copied. Throws std::invalid_argument for sizes below 1, a stride below inputs, odd
+    // outputs of a gated product, and bfloat16 at a level that has no instruction for it.
     Linear(const float* weights, std::int64_t outputs, std::int64_t inputs, const float* bias,
-           After after = After::nothing, std::int64_t stride = 0);
+           After after = After::nothing, std::int64_t stride = 0,
+           Precision precision = Precision::float32);
 
     std::int64_t inputs() const { return inputs_; }
     std::int64_t outputs() const { return outputs_; }  // columns of the result
@@ -35,7 +40,7 @@ class Linear {
     struct Free {
         void operator()(float* p) const;
     };
-    const BlocksTable* table_ = nullptr;
+    decltype(BlocksTable::multiply) multiply_ = nullptr;
     std::int64_t inputs_ = 0, outputs_ = 0;
     After after_ = After::nothing;
     std::unique_ptr<float[], Free> packed_, bias_;

@@ -23,6 +23,9 @@ enum class After {
 // Packed weights are panels, one after the other, each [inputs][panel]: so many columns of the
 // product side by side, zeros beyond the last. A panel of a gated product is half values, half the
 // gates that belong to them. A packed bias is the same with one input.
+//
+// In bfloat16 two inputs share the 32 bits of one: panels are [(inputs + 1) / 2][panel], input 2 i
+// in the low half and 2 i + 1 in the high one, 0 beyond the last.
 struct Product {
     const float* packed;
     const float* bias;
@@ -39,6 +42,10 @@ struct BlocksTable {
     void (*multiply)(const Product& product, const float* x, std::int64_t rows,
                      std::int64_t x_stride, const float* residual, std::int64_t residual_stride,
                      float* y, std::int64_t y_stride);
+    // The same in bfloat16: weights and x are rounded to the nearest, ties to even, and products
+    // are added in float32. nullptr where the level has no instruction for it.
+    decltype(pack) pack_pairs;
+    decltype(multiply) multiply_pairs;
     // As layer_norm().
     void (*layer_norm)(const float* x, std::int64_t rows, std::int64_t width, std::int64_t x_stride,
                        const float* gain, const float* offset, float eps, float* y,

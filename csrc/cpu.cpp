@@ -58,9 +58,11 @@ bool level_usable(Level level) {
                     __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi") &&
                     __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("lzcnt") &&
                     __builtin_cpu_supports("movbe");
-    const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                    __builtin_cpu_supports("avx512vl");
+    const bool v4 =
+        v3 && (ATTENDRITE_EMULATE ||
+               (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                __builtin_cpu_supports("avx512vl")));
     switch (level) {
         case Level::portable:
             return true;
@@ -69,7 +71,7 @@ bool level_usable(Level level) {
         case Level::v4:
             return v4;
         case Level::v4_bf16:
-            return v4 && __builtin_cpu_supports("avx512bf16");
+            return v4 && (ATTENDRITE_EMULATE || __builtin_cpu_supports("avx512bf16"));
     }
     return false;
 #else

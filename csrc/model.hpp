@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attendrite.h"
+#include "blocks.hpp"
 #include "bundle.hpp"
 
 namespace attendrite {
@@ -14,7 +15,9 @@ namespace attendrite {
 // The part that never changes and that engines share.
 class Model {
   public:
-    explicit Model(const Bundle&);  // throws std::invalid_argument
+    // Throws std::invalid_argument. In bfloat16 the products of the layers are; what is made once,
+    // read-outs, attention and statistics stay float32.
+    explicit Model(const Bundle&, Precision = Precision::float32);
     ~Model();
     struct Parts;
     const Parts& parts() const { return *parts_; }

@@ -154,10 +154,12 @@ Projection taking(const Projection& p, const std::vector<std::int64_t>& order) {
 
 Floats rounded(const Doubles& x) { return Floats(x.begin(), x.end()); }
 
-Linear packed(const Projection& p, After after = After::nothing, bool biased = true) {
+Linear packed(const Projection& p, Precision precision, After after = After::nothing,
+              bool biased = true) {
     const Floats weights = rounded(p.weights);
     const Floats bias = rounded(p.bias);
-    return Linear(weights.data(), p.outputs, p.inputs, biased ? bias.data() : nullptr, after);
+    return Linear(weights.data(), p.outputs, p.inputs, biased ? bias.data() : nullptr, after, 0,
+                  precision);
 }
 
 Doubles product(const Projection& p, const double* x) {
@@ -209,7 +211,8 @@ void check_rows(const char* what, const Vocabulary& vocabulary, std::int64_t row
 // Makes the parts of one bundle, in the order of the functions.
 class Maker {
   public:
-    Maker(const Bundle& bundle, Model::Parts& parts) : b_(bundle), w_(bundle), p_(parts) {}
+    Maker(const Bundle& bundle, Precision precision, Model::Parts& parts)
+        : b_(bundle), precision_(precision), w_(bundle), p_(parts) {}
 
     void make() {
         sizes();
@@ -292,12 +295,14 @@ class Maker {
         Layer out{};
         out.site = site;
         out.heads = n_heads;
-        out.out = packed(taking(
-            projection(w_, attention + ".to_out", dim_, n_heads * p_.width, true), p_.order));
+        out.out = packed(
+            taking(projection(w_, attention + ".to_out", dim_, n_heads * p_.width, true), p_.order),
+            precision_);
         out.up = packed(after_norm(w_, feed_forward + ".0",
                                    projection(w_, feed_forward + ".1.net.0", 8 * dim_, dim_, true)),
-                        After::gated);
-        out.down = packed(projection(w_, feed_forward + ".1.net.3", dim_, 4 * dim_, true));
+                        precision_, After::gated);
+        out.down =
+            packed(projection(w_, feed_forward + ".1.net.3", dim_, 4 * dim_, true), precision_);
         return out;
     }
 
@@ -306,16 +311,16 @@ class Maker {
         p_.layers.back().has_units = true;
         for (std::int64_t i = 0; i < depth_; ++i) {
             const std::string name = "proc_layers." + std::to_string(i);
-            p_.layers.back().next =
-                packed(heads(name + ".0.norm", name + ".0.to_qkv", 3 * self_ * p_.width));
+            p_.layers.back().next = packed(
+                heads(name + ".0.norm", name + ".0.to_qkv", 3 * self_ * p_.width), precision_);
             p_.layers.push_back(
                 layer("processor." + std::to_string(i), self_, name + ".0", name + ".1"));
         }
         for (Layer& made : p_.layers) made.turns_values = true;
         p_.layers.back().next =
-            packed(heads("dec_atn.norm_context", "dec_atn.to_kv", 2 * p_.inner));
+            packed(heads("dec_atn.norm_context", "dec_atn.to_kv", 2 * p_.inner), precision_);
         p_.layers.push_back(layer("decoder", cross_, "dec_atn", "dec_ffn"));
-        p_.ask = packed(heads("dec_atn.norm", "dec_atn.to_q", p_.inner));
+        p_.ask = packed(heads("dec_atn.norm", "dec_atn.to_q", p_.inner), precision_);
     }
 
     void latents() {
@@ -380,7 +385,7 @@ class Maker {
             const Doubles projected = product(p, x);
             t.added_projected.insert(t.added_projected.end(), projected.begin(), projected.end());
         }
-        t.project = packed(p, After::nothing, false);
+        t.project = packed(p, Precision::float32, After::nothing, false);
         t.offset = rounded(p.bias);
     }
 
@@ -392,7 +397,7 @@ class Maker {
                 refuse("tasks of a poyo model", "be none", std::to_string(p_.tasks.size()));
             }
             p_.info.width = w_.tensor("readout.weight", {-1, dim_}).shape[0];
-            p_.readouts.push_back(packed(projection(w_, "readout", p_.info.width, dim_, true)));
+            p_.readouts.push_back(read_out("readout", p_.info.width));
             return;
         }
         p_.task_table = w_.table("task_emb.weight", dim_, &p_.task_rows);
@@ -402,12 +407,16 @@ class Maker {
                 refuse("id of task '" + task.name + "'",
                        "be 1.." + std::to_string(p_.task_rows - 1), std::to_string(task.id));
             }
-            const std::string name = "readout.projections." + task.name;
-            p_.readouts.push_back(packed(projection(w_, name, task.width, dim_, true)));
+            p_.readouts.push_back(read_out("readout.projections." + task.name, task.width));
         }
     }
 
+    Linear read_out(const std::string& name, std::int64_t width) {
+        return packed(projection(w_, name, width, dim_, true), Precision::float32);
+    }
+
     const Bundle& b_;
+    const Precision precision_;
     Weights w_;
     Model::Parts& p_;
     std::int64_t per_step_ = 0, dim_ = 0, depth_ = 0, cross_ = 0, self_ = 0;
@@ -416,9 +425,9 @@ class Maker {
 
 }  // namespace
 
-Model::Model(const Bundle& bundle) {
+Model::Model(const Bundle& bundle, Precision precision) {
     auto parts = std::make_unique<Parts>();
-    Maker(bundle, *parts).make();
+    Maker(bundle, precision, *parts).make();
     parts_ = std::move(parts);
 }
 

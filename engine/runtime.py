@@ -27,7 +27,7 @@ from .models import Inputs
 from .models._perceiver import PerceiverModel
 from .models.ensemble import Model as Ensemble
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 ROLLED = "{} over heads; identity added where queries are the keys; all tokens"
 
 Prediction = NDArray[np.floating[Any]] | dict[str, NDArray[np.floating[Any]]]
@@ -38,9 +38,9 @@ class Result:
     """What a run gives.
 
     Attributes:
-        prediction: ``[B, Q, d]``, dtype of the engine; for models with tasks, by task ``[n, d]``,
-            window by window, then in the order of queries; of images the responses of the mouse's
-            units, ``[B, U]``.
+        prediction: ``[B, Q, d]``, ``array_dtype`` of the engine; for models with tasks, by task
+            ``[n, d]``, window by window, then in the order of queries; of images the responses of
+            the mouse's units, ``[B, U]``.
         attention: What was captured; ``None`` if nothing was asked.
         prediction_index: By task, window and query of each row, ``[n, 2]``, int64; else empty.
         rollout: What each query takes from each unit through all layers, ``[B, Q, U]``, START and
@@ -65,8 +65,12 @@ class Engine:
         executor: Way to run it, ``"auto"`` or a module of ``attendrite.executors``; chosen here,
             once.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-        dtype: ``"float32"`` or ``"float64"``; times and phases are float64 in both.
+        dtype: ``"float32"``, ``"float64"`` or ``"bfloat16"``, in which the products of layers take
+            rounded numbers and all else is float32; times and phases are float64 in all.
         threads: Threads of a run on the CPU; ``None``: as many as torch is set to use.
+
+    Attributes:
+        array_dtype: Dtype of arrays that go in and come out: ``"float32"`` or ``"float64"``.
 
     Raises:
         AttendriteError: The bundle is not sound, or the executor, device or dtype not to be had.
@@ -99,8 +103,10 @@ class Engine:
         self.executor, module = executors.choose(
             executor, family=self.family, device=where.type, dtype=dtype
         )
+        kept = torch.promote_types(DTYPES[dtype], torch.float32)
+        self.array_dtype = str(kept).removeprefix("torch.")
         weights = {
-            name: t.to(where, torch.float64 if name in family.buffers else DTYPES[dtype])
+            name: t.to(where, torch.float64 if name in family.buffers else kept)
             for name, t in bundle.weights.items()
         }
         self.model = family(self.manifest, weights)
@@ -191,8 +197,8 @@ class Engine:
 
         Returns:
             Log-sum-exps, natural, ``[B, H, L, G]``, -inf where a segment has no token, and outputs
-            of each head before the output projection, ``[B, H, L, G, D]``, 0 there. Dtype of the
-            engine.
+            of each head before the output projection, ``[B, H, L, G, D]``, 0 there; of
+            ``array_dtype``.
 
         Raises:
             AttendriteError: As :meth:`run`; segments of another shape, dtype or range; an executor
@@ -222,7 +228,7 @@ class Engine:
         Args:
             batch: The windows; only their sessions, query times and tasks are read.
             encoded: Output of each head of the encoder before the output projection, as
-                :meth:`partials` gives it, ``[N, B, H, L, D]``, dtype of the engine.
+                :meth:`partials` gives it, ``[N, B, H, L, D]``, of ``array_dtype``.
 
         Returns:
             The prediction of each condition, ``[N, B, Q, d]``, or by task ``[N, n, d]``.
@@ -235,8 +241,8 @@ class Engine:
         assert isinstance(batch, WindowBatch)  # what a Perceiver takes
         site, n_latents = self.sites[0], len(model.layers.config.latent_times)
         errors.shape("encoded", encoded, ["N", len(batch), site.heads, n_latents, site.width])
-        if encoded.dtype != self.dtype:
-            raise errors.must("encoded", f"be an array of {self.dtype}", encoded.dtype)
+        if encoded.dtype != self.array_dtype:
+            raise errors.must("encoded", f"be an array of {self.array_dtype}", encoded.dtype)
         if not np.isfinite(encoded).all():
             errors.finite("encoded", encoded)
         with torch.inference_mode(), torch_threads(self.threads):
@@ -287,6 +293,8 @@ class Engine:
         """The executor that has masks: the engine's own, or torch's with the same weights."""
         if hasattr(self._executor, "masked"):
             return self._executor
+        if self.dtype == "bfloat16":
+            raise errors.must("masks", "be run in float32 or float64", self.dtype)
         return torch_executor.load(self.model, _device(self.device), DTYPES[self.dtype])
 
     def _check(self, batch: Batch) -> None:

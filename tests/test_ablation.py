@@ -12,7 +12,7 @@ import attendrite
 import numpy as np
 import pytest
 import torch
-from attendrite import AttendriteError, Capture, Engine, SpikeBatch
+from attendrite import AttendriteError, Capture, Engine, SpikeBatch, _core
 from attendrite.ablation import (
     Curve,
     Data,
@@ -147,6 +147,17 @@ def test_in_single_precision_by_the_native_executor(engine: Engine, exact: Engin
     found = all_of(Conditions(engine, data(engine), conditions, 0), 0)
     truth = all_of(Conditions(exact, data(exact), conditions, 0), 0)
     np.testing.assert_allclose(found, truth, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(_core.cpu_level() != "v4_bf16", reason="needs AVX512_BF16")
+def test_an_engine_in_bfloat16_is_given_arrays_of_float32(bundle: Path, engine: Engine) -> None:
+    rounded = Engine(bundle, dtype="bfloat16", threads=1)
+    conditions = nested("remove")
+    found, plain = (Conditions(e, data(e), conditions, 0) for e in (rounded, engine))
+    assert found._each == plain._each
+    first, other = all_of(found, 0), all_of(plain, 0)
+    assert first.shape == other.shape
+    assert 0 < np.abs(first - other).max() < 0.1 * np.abs(other).max()
 
 
 def test_silence_may_remove_all_and_remove_may_not(exact: Engine) -> None:

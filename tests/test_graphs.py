@@ -266,7 +266,7 @@ class TestChoice:
             "captures models with an encoder of tokens, got v1t; use executor torch"
         )
         assert reason(device="cpu") == "runs on cuda, got cpu; use executor native or torch"
-        assert reason(dtype="float64") == "computes in float32, got float64; use executor torch"
+        assert reason(dtype="float64") == "computes in float32, got float64"
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         assert reason() == "needs the package triton; pip install 'attendrite[triton]'"
 

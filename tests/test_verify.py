@@ -131,7 +131,8 @@ class TestExplain:
         assert main(["inspect", str(bundles["poyo"]), "--explain"]) == 0
         text = capsys.readouterr().out
         assert "executors on cpu, float32" in text
-        assert text.count("taken by auto") >= len(DTYPES)
+        assert text.count("taken by auto") >= len({*DTYPES} - {"bfloat16"})
+        assert "executors on cpu, bfloat16" in text
 
     def test_what_auto_takes_is_said(
         self, bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
@@ -143,7 +144,10 @@ class TestExplain:
         }
         for row in rows:
             assert set(row["refusals"]) == set(executors.names())
-            if row["device"] == "cpu":
+            if row["auto"] is None:
+                assert None not in row["refusals"].values()
+                assert row["device"] == "cuda" or row["dtype"] == "bfloat16"
+            elif row["device"] == "cpu":
                 engine = attendrite.Engine(bundles["poyo"], dtype=row["dtype"])
                 assert row["auto"] == engine.executor
                 assert row["refusals"][row["auto"]] is None

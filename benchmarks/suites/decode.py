@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import attendrite
 import numpy as np
 import torch
-from attendrite import Capture, Engine, SpikeBatch
+from attendrite import Capture, Engine, SpikeBatch, executors
+from attendrite.verification import FACTOR, FLOOR, GRIDS, RoundedLayers
 from fma_peak import peak
 from peers import join
 from timing import Case, Contestant
@@ -78,6 +79,7 @@ def cases(options: Options) -> Iterator[Case]:
                 for threads in options.thread_counts:
                     builders.append(partial(ours, work, threads, "native"))
                     builders.append(partial(ours, work, threads, "torch"))
+                    builders.append(partial(bfloat16, work, threads, case))
                     builders.append(partial(torch_brain, work, threads, case))
                     builders.append(partial(onnxruntime, work, threads))
                     builders.append(partial(our_graph, work, threads))
@@ -109,7 +111,8 @@ def processor(name: str, model: Any) -> Case:
     flop = 2.0 * latents * products * len(model.proc_layers)
     case = Case(f"decode/{name}/processor", flop / 1e6, "flop", rounds=31)
     work = Work(model, 1, 0.0, 1, queries=1)
-    return join(case, [partial(ours, work, 1, "native"), partial(ours, work, 1, "torch")])
+    builders: list[Any] = [partial(ours, work, 1, name) for name in ("native", "torch")]
+    return join(case, [*builders, partial(bfloat16, work, 1, case)])
 
 
 class Work:
@@ -134,8 +137,8 @@ class Work:
         )
         self.inputs = self._tensors()
         reference = self.engine(executor="reference", dtype="float64")
-        part = self.batch.part(0, min(size, 2))
-        self.truth = np.asarray(reference.run(part).prediction)
+        self.part = self.batch.part(0, min(size, 2))
+        self.truth = np.asarray(reference.run(self.part).prediction)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tokens = self.batch.tokens(COMMON["sequence_length"])
@@ -162,20 +165,44 @@ class Work:
         found = np.asarray(result)[: len(self.truth)]
         return float(np.abs(found - self.truth).max())
 
+    def tolerance(self, dtype: str) -> float:
+        """Return the largest error allowed; in bfloat16 by the accuracy rule."""
+        largest = max(1.0, float(np.abs(self.truth).max()))
+        if dtype == "float32":
+            return TOLERANCE * largest
+        reference, near = self.engine(executor="reference"), []
+        for grid in GRIDS:
+            with RoundedLayers(grid):
+                near.append(self.error(reference.run(self.part).prediction))
+        return FACTOR * max(near) + FLOOR * largest
+
     def contestant(
-        self, name: str, call: Callable[[], Any], threads: int, *packages: str
+        self,
+        name: str,
+        call: Callable[[], Any],
+        threads: int,
+        *packages: str,
+        dtype: str = "float32",
     ) -> Contestant:
         """Make a contestant that has torch's threads set before its turn."""
-        tolerance = TOLERANCE * max(1.0, float(np.abs(self.truth).max()))
         return Contestant(
-            name, call, self.error, tolerance, "float32", threads,
+            name, call, self.error, self.tolerance(dtype), dtype, threads,
             lambda: torch.set_num_threads(threads), ("torch", *packages),
         )  # fmt: skip
 
 
-def ours(work: Work, threads: int, executor: str) -> list[Contestant]:
+def bfloat16(work: Work, threads: int, case: Case) -> list[Contestant]:
+    """Our C++ with the products of layers in bfloat16, where the CPU has it."""
+    wanted = {"family": "poyo", "device": "cpu", "dtype": "bfloat16"}
+    if reason := executors.refusals(**wanted)["native"]:
+        case.skipped["attendrite:native in bfloat16"] = reason
+        return []
+    return ours(work, threads, "native", "bfloat16")
+
+
+def ours(work: Work, threads: int, executor: str, dtype: str = "float32") -> list[Contestant]:
     """An executor of ours: from tensors, with statistics, and from spikes."""
-    engine = work.engine(executor=executor, threads=threads)
+    engine = work.engine(executor=executor, threads=threads, dtype=dtype)
     with torch.inference_mode():
         inputs = engine.model.inputs(work.batch)
     everything = Capture(STATISTICS)
@@ -185,14 +212,14 @@ def ours(work: Work, threads: int, executor: str) -> list[Contestant]:
         with torch.inference_mode():
             return engine._executor.run(inputs, plan)[0]
 
+    calls = {
+        "": partial(forward, {}),
+        "+per_unit+per_key+entropy+lse": partial(forward, plan),
+        "+tokens": lambda: engine.run(work.batch).prediction,
+    }
     return [
-        work.contestant(f"attendrite:{executor}", partial(forward, {}), threads),
-        work.contestant(
-            f"attendrite:{executor}+per_unit+per_key+entropy+lse", partial(forward, plan), threads
-        ),
-        work.contestant(
-            f"attendrite:{executor}+tokens", lambda: engine.run(work.batch).prediction, threads
-        ),
+        work.contestant(f"attendrite:{executor}{what}", call, threads, dtype=dtype)
+        for what, call in calls.items()
     ]
 
 

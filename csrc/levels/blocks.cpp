@@ -25,22 +25,6 @@ inline std::int64_t part(std::int64_t n, std::int64_t most) {
     return (n + parts - 1) / parts;
 }
 
-// The first n numbers of a register, when there are not more; `rest` for the others.
-inline Floats load_some(const float* p, std::int64_t n, float rest) {
-    if (n >= kWidth) return load(p);
-    Floats x = all(rest);
-    std::memcpy(&x, p, static_cast<std::size_t>(n) * sizeof(float));
-    return x;
-}
-
-inline void store_some(float* p, std::int64_t n, Floats x) {
-    if (n >= kWidth) {
-        store(p, x);
-    } else {
-        std::memcpy(p, &x, static_cast<std::size_t>(n) * sizeof(float));
-    }
-}
-
 // ---- what follows a product ----
 
 // x Phi(x), as max(0, x) - a Phi(-a) with a = |x|. The fourth root of Phi(-a) is nearly straight: a
@@ -92,6 +76,33 @@ void finish(const float* sums, std::int64_t rows, const float* bias, std::int64_
 
 // ---- products ----
 
+// What a product multiplies: numbers, or pairs of bfloat16 in the 32 bits of one.
+struct Numbers {
+    static constexpr std::int64_t kEach = 1;
+    static Floats multiply_add(Floats a, Floats b, Floats c) { return fma(a, b, c); }
+};
+
+#if defined(__AVX512BF16__)
+struct Pairs {
+    static constexpr std::int64_t kEach = 2;
+    // Adds both products of each pair.
+    static Floats multiply_add(Floats a, Floats b, Floats c) {
+        return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+    }
+    // Rows of n numbers, rounded to the nearest, ties to even; a last one without a partner has 0.
+    // Whole halves of registers are written.
+    static void round(const float* x, std::int64_t rows, std::int64_t x_stride, std::int64_t n,
+                      float* to, std::int64_t to_stride) {
+        for (std::int64_t r = 0; r < rows; ++r) {
+            for (std::int64_t i = 0; i < n; i += kWidth) {
+                const auto pairs = _mm512_cvtneps_pbh(load_some(x + r * x_stride + i, n - i, 0.0F));
+                std::memcpy(to + r * to_stride + i / 2, &pairs, sizeof pairs);
+            }
+        }
+    }
+};
+#endif
+
 // Part of a product: rows of x, and inputs of panels that lie panel_stride apart.
 struct Part {
     const float* x;
@@ -105,7 +116,7 @@ struct Part {
 };
 
 // Whatever the tile, a sum takes its inputs one after the other from 0: no row depends on others.
-template <int ROWS, int PANELS>
+template <int ROWS, int PANELS, class FACTORS>
 ATTENDRITE_APART void tile(const Part& part) {
     Floats sums[ROWS][PANELS][kVectors];
     for (int r = 0; r < ROWS; ++r) {
@@ -122,7 +133,9 @@ ATTENDRITE_APART void tile(const Part& part) {
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; ++r) {
                 const Floats x = all(rows[r]);
-                for (int i = 0; i < kVectors; ++i) sums[r][0][i] = fma(x, w[i], sums[r][0][i]);
+                for (int i = 0; i < kVectors; ++i) {
+                    sums[r][0][i] = FACTORS::multiply_add(x, w[i], sums[r][0][i]);
+                }
             }
         } else {
             Floats x[ROWS];
@@ -132,7 +145,9 @@ ATTENDRITE_APART void tile(const Part& part) {
                 const int p = j / kVectors;
                 const int i = j % kVectors;
                 const Floats w = load(weights + p * part.panel_stride + i * kWidth);
-                for (int r = 0; r < ROWS; ++r) sums[r][p][i] = fma(x[r], w, sums[r][p][i]);
+                for (int r = 0; r < ROWS; ++r) {
+                    sums[r][p][i] = FACTORS::multiply_add(x[r], w, sums[r][p][i]);
+                }
             }
         }
         rows.next();
@@ -147,38 +162,52 @@ ATTENDRITE_APART void tile(const Part& part) {
     }
 }
 
-template <int ROWS>
+template <int ROWS, class FACTORS>
 void tiles(const Part& part, std::int64_t rows, std::int64_t panels) {
     if (rows < ROWS) {
-        if constexpr (ROWS > 1) tiles<ROWS - 1>(part, rows, panels);
+        if constexpr (ROWS > 1) tiles<ROWS - 1, FACTORS>(part, rows, panels);
     } else if (panels == 1) {
-        tile<ROWS, 1>(part);
+        tile<ROWS, 1, FACTORS>(part);
     } else if constexpr (kPanels<ROWS> > 1) {
-        tile<ROWS, kPanels<ROWS>>(part);
+        tile<ROWS, kPanels<ROWS>, FACTORS>(part);
     }
 }
 
-template <After AFTER>
+template <After AFTER, class FACTORS>
 void multiply_after(const Product& product, const float* x, std::int64_t rows,
                     std::int64_t x_stride, const float* residual, std::int64_t residual_stride,
                     float* y, std::int64_t y_stride) {
     constexpr std::int64_t kColumns = AFTER == After::gated ? kPanel / 2 : kPanel;
     const std::int64_t panels = (product.outputs + kColumns - 1) / kColumns;
-    const std::int64_t panel_stride = product.inputs * kPanel;
+    const std::int64_t factors = (product.inputs + FACTORS::kEach - 1) / FACTORS::kEach;
+    const std::int64_t panel_stride = factors * kPanel;
+    constexpr bool kRounds = FACTORS::kEach > 1;
     alignas(64) float sums[kBlockRows * kPanel];
+    alignas(64) float rounded[kRounds ? kBlockRows * (kPanelDepth + kWidth) : 1];
     while (rows > 0) {
         const std::int64_t block = part(rows, kBlockRows);
         const std::int64_t most = block == 1 ? kPanels<1> : block <= 3 ? kPanels<3> : 1;
         for (std::int64_t panel = 0; panel < panels;) {
             const std::int64_t left = panels - panel;
             const std::int64_t some = left >= most ? most : 1;
-            for (std::int64_t d = 0; d < product.inputs; d += kPanelDepth) {
-                const std::int64_t depth =
-                    product.inputs - d < kPanelDepth ? product.inputs - d : kPanelDepth;
+            for (std::int64_t d = 0; d < factors; d += kPanelDepth) {
+                const std::int64_t depth = factors - d < kPanelDepth ? factors - d : kPanelDepth;
+                const float* from = x + d;
+                std::int64_t stride = x_stride;
+                if constexpr (kRounds) {
+                    from = rounded;
+                    stride = depth + kWidth;  // not a power of two: rows would share few lines
+                    if (panel == 0 || factors > kPanelDepth) {  // else they are there already
+                        const std::int64_t first = FACTORS::kEach * d;
+                        const std::int64_t last = first + FACTORS::kEach * depth;
+                        const std::int64_t end = product.inputs < last ? product.inputs : last;
+                        FACTORS::round(x + first, block, x_stride, end - first, rounded, stride);
+                    }
+                }
                 for (std::int64_t r = 0; r < block;) {
                     const std::int64_t n = part(block - r, kTileRows);
-                    tiles<kTileRows>(
-                        {x + r * x_stride + d, x_stride,
+                    tiles<kTileRows, FACTORS>(
+                        {from + r * stride, stride,
                          product.packed + panel * panel_stride + d * kPanel, panel_stride, depth,
                          sums + r * kPanel, block * kPanel, d == 0},
                         n, some);
@@ -200,26 +229,48 @@ void multiply_after(const Product& product, const float* x, std::int64_t rows,
     }
 }
 
+template <class FACTORS>
 void multiply(const Product& product, const float* x, std::int64_t rows, std::int64_t x_stride,
               const float* residual, std::int64_t residual_stride, float* y,
               std::int64_t y_stride) {
-    const auto run = product.after == After::gelu    ? multiply_after<After::gelu>
-                     : product.after == After::gated ? multiply_after<After::gated>
-                     : product.after == After::elu1  ? multiply_after<After::elu1>
-                                                     : multiply_after<After::nothing>;
+    const auto run = product.after == After::gelu    ? multiply_after<After::gelu, FACTORS>
+                     : product.after == After::gated ? multiply_after<After::gated, FACTORS>
+                     : product.after == After::elu1  ? multiply_after<After::elu1, FACTORS>
+                                                     : multiply_after<After::nothing, FACTORS>;
     run(product, x, rows, x_stride, residual, residual_stride, y, y_stride);
 }
 
+// Weights of n columns, [n][inputs], side by side in a panel.
+template <class FACTORS>
+void pack_columns(const float* weights, std::int64_t stride, std::int64_t n, std::int64_t inputs,
+                  float* packed) {
+    if constexpr (FACTORS::kEach == 1) {
+        transpose(weights, stride, n, inputs, packed, kPanel);
+    } else {
+        constexpr std::int64_t kMost = FACTORS::kEach * kPanelDepth;
+        alignas(64) float rounded[kPanel * kPanelDepth];
+        for (std::int64_t d = 0; d < inputs; d += kMost, packed += kPanelDepth * kPanel) {
+            const std::int64_t some = inputs - d < kMost ? inputs - d : kMost;
+            FACTORS::round(weights + d, n, stride, some, rounded, kPanelDepth);
+            transpose(rounded, kPanelDepth, n, (some + FACTORS::kEach - 1) / FACTORS::kEach, packed,
+                      kPanel);
+        }
+    }
+}
+
+template <class FACTORS>
 void pack(const float* weights, std::int64_t columns, std::int64_t inputs, std::int64_t stride,
           bool gated, float* packed) {
     const std::int64_t outputs = gated ? columns / 2 : columns;
     const std::int64_t group = gated ? kPanel / 2 : kPanel;
-    for (std::int64_t first = 0; first < outputs; first += group, packed += inputs * kPanel) {
+    const std::int64_t size = (inputs + FACTORS::kEach - 1) / FACTORS::kEach * kPanel;
+    for (std::int64_t first = 0; first < outputs; first += group, packed += size) {
         const std::int64_t n = outputs - first < group ? outputs - first : group;
-        std::memset(packed, 0, static_cast<std::size_t>(inputs * kPanel) * sizeof(float));
-        transpose(weights + first * stride, stride, n, inputs, packed, kPanel);
+        std::memset(packed, 0, static_cast<std::size_t>(size) * sizeof(float));
+        pack_columns<FACTORS>(weights + first * stride, stride, n, inputs, packed);
         if (!gated) continue;
-        transpose(weights + (outputs + first) * stride, stride, n, inputs, packed + group, kPanel);
+        pack_columns<FACTORS>(weights + (outputs + first) * stride, stride, n, inputs,
+                              packed + group);
     }
 }
 
@@ -276,6 +327,12 @@ void layer_norm(const float* x, std::int64_t rows, std::int64_t width, std::int6
 
 }  // namespace
 
-const BlocksTable blocks_table = {kPanel, pack, multiply, layer_norm};
+#if defined(__AVX512BF16__)
+const BlocksTable blocks_table = {kPanel,      pack<Numbers>,   multiply<Numbers>,
+                                  pack<Pairs>, multiply<Pairs>, layer_norm};
+#else
+const BlocksTable blocks_table = {kPanel,  pack<Numbers>, multiply<Numbers>,
+                                  nullptr, nullptr,       layer_norm};
+#endif
 
 }  // namespace attendrite::ATTENDRITE_LEVEL

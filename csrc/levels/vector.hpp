@@ -132,6 +132,22 @@ inline float sum(Floats x) {
 }
 #endif
 
+// The first n numbers of a register, when there are not more; `rest` for the others.
+inline Floats load_some(const float* p, std::int64_t n, float rest) {
+    if (n >= kWidth) return load(p);
+    Floats x = all(rest);
+    std::memcpy(&x, p, static_cast<std::size_t>(n) * sizeof(float));
+    return x;
+}
+
+inline void store_some(float* p, std::int64_t n, Floats x) {
+    if (n >= kWidth) {
+        store(p, x);
+    } else {
+        std::memcpy(p, &x, static_cast<std::size_t>(n) * sizeof(float));
+    }
+}
+
 // 2^x for x <= 127, within 1e-7 relative, exact at 0; 0 from -127 down.
 inline Floats exp2(Floats x) {
 #if !defined(__AVX512F__)

@@ -74,7 +74,7 @@ class Conditions:
         config = engine.manifest.config
         steps = len(np.arange(0, float(config["sequence_length"]), float(config["latent_step"])))
         rows = encoder.heads * steps * int(config["num_latents_per_step"])
-        item = np.dtype(engine.dtype).itemsize
+        item = np.dtype(engine.array_dtype).itemsize
         self._each = item * rows * (encoder.width + 1)  # bytes of a condition
 
     def run(self, first: int, stop: int) -> list[NDArray[Any]]:

@@ -28,7 +28,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", default="auto", help=f"auto or one of {known}")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, help="threads on the CPU")
-    parser.add_argument("--dtype", default="float32", help="float32 or float64")
+    parser.add_argument("--dtype", default="float32", help="float32, float64 or bfloat16")
 
 
 def engine(options: argparse.Namespace, bundle: Bundle | None = None) -> Engine:

@@ -84,7 +84,8 @@ def explain(family: str) -> list[dict[str, Any]]:
                 taken = None
             else:
                 found = executors.refusals(**wanted)
-                taken = executors.choose(executors.AUTO, **wanted)[0]
+                runs = None in found.values()
+                taken = executors.choose(executors.AUTO, **wanted)[0] if runs else None
             rows.append({"device": device, "dtype": dtype, "auto": taken, "refusals": found})
     return rows
 

@@ -82,7 +82,7 @@ def choose(name: str, *, family: str, device: str, dtype: str) -> tuple[str, Mod
     """Return an executor and its name; ``auto`` takes the one of highest priority that can.
 
     Raises:
-        AttendriteError: Unknown, or it refuses; it is never replaced by another.
+        AttendriteError: Unknown, or it refuses; it is never replaced by another. None can.
     """
     errors.choice("executor", name, [AUTO, *names()])
     wanted = {"family": family, "device": device, "dtype": dtype}
@@ -91,5 +91,9 @@ def choose(name: str, *, family: str, device: str, dtype: str) -> tuple[str, Mod
         if reason := module.refuses(**wanted):
             raise errors.AttendriteError(f"executor {name!r} {reason}")
         return name, module
+    refused = refusals(**wanted)
+    if all(refused.values()):
+        reasons = "; ".join(f"{which} {reason}" for which, reason in refused.items())
+        raise errors.must(f"an executor of {dtype} on {device}", "be there", "none", reasons)
     module = _EXECUTORS.choose(None, **wanted)
     return module.__name__.rpartition(".")[2], module

@@ -1,4 +1,7 @@
-"""C++ in float32: whole forward passes of POYOs, see ``csrc/model.cpp``, and blocks of V1T."""
+"""C++: whole forward passes of POYOs, see ``csrc/model.cpp``, and blocks of V1T.
+
+In float32; POYOs also with the products of their layers in bfloat16, see ``csrc/blocks_table.hpp``.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,17 @@ IMAGES = ("ensemble", "sensorium", "v1t")  # whose blocks it has
 
 
 def refuses(family: str, device: str, dtype: str) -> str | None:
-    """Serve the families whose layers it has, on the CPU in single precision."""
+    """Serve the families whose layers it has, on the CPU, in bfloat16 where that has it."""
     if family not in FAMILIES + IMAGES:
         return f"runs {', '.join(FAMILIES + IMAGES)}, got {family}; use executor torch"
     if device != "cpu":
         return f"runs on the CPU, got {device}; use executor torch"
-    if dtype != "float32":
+    level = _core.cpu_level()
+    if dtype == "bfloat16" and family in IMAGES:
+        return f"computes {family} in float32, got bfloat16; use float32"
+    if dtype == "bfloat16" and level != "v4_bf16":
+        return f"computes in bfloat16 where the CPU has AVX512_BF16, got level {level}; use float32"
+    if dtype not in ("float32", "bfloat16"):
         return f"computes in float32, got {dtype}; use executor torch"
     return None
 
@@ -48,7 +56,7 @@ def load(
     """
     if isinstance(model, ImageFamily):
         return ImageExecutor(model, device, dtype)
-    return NativeExecutor(model)
+    return NativeExecutor(model, dtype)
 
 
 TOKEN_BYTES = 8 << 20  # of queries, keys and values of a batch, about what caches hold
@@ -85,16 +93,19 @@ class NativeExecutor:
 
     Args:
         model: A family with its weights, float32 on the CPU.
+        dtype: float32 or bfloat16, of the products of its layers.
 
     Raises:
         AttendriteError: They do not make a model.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
         self.model = model
         weights = {name: t.detach().clone() for name, t in model.layers.weights.items()}
         try:
-            self._runner = _core.Runner(model.manifest.to_json(), safetensors.torch.save(weights))
+            self._runner = _core.Runner(
+                model.manifest.to_json(), safetensors.torch.save(weights), dtype == torch.bfloat16
+            )
         except ValueError as error:
             raise errors.AttendriteError(str(error)) from None
         self.choices = {"attention": "native", "blocks": _core.cpu_level()}

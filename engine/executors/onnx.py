@@ -46,6 +46,8 @@ def refuses(family: str, device: str, dtype: str) -> str | None:
     if missing:
         extras = "pip install 'attendrite[onnx]', or 'attendrite[gpu]' for CUDA"
         return f"needs the package {' and '.join(missing)}; {extras}"
+    if dtype == "bfloat16":
+        return "computes in float32, got bfloat16; use executor native"
     if dtype != "float32":
         return f"cannot run {dtype}: ONNX Runtime has no Erf in float64; take executor torch"
     import onnxruntime

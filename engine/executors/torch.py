@@ -11,8 +11,10 @@ PRIORITY = 10
 
 
 def refuses(family: str, device: str, dtype: str) -> str | None:
-    """Refuse nothing."""
-    del family, device, dtype
+    """Refuse bfloat16."""
+    del family, device
+    if dtype == "bfloat16":
+        return "computes in float32 or float64, got bfloat16; use executor native"
     return None
 
 

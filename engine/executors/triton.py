@@ -25,7 +25,7 @@ def refuses(family: str, device: str, dtype: str) -> str | None:
     if device != serves:
         return f"runs on {serves}, got {device}; use executor native or torch"
     if dtype != "float32":
-        return f"computes in float32, got {dtype}; use executor torch"
+        return f"computes in float32, got {dtype}"
     if importlib.util.find_spec("triton") is None:
         return "needs the package triton; pip install 'attendrite[triton]'"
     return None

@@ -56,8 +56,8 @@ void check_sparse(const Recording& r) {
     const ByUnit by_unit(r);
     for (const bool flat : {true, false}) {
         for (const int threads : {1, 3}) {
-            for (const Rows rows : {Rows::bins, Rows::units}) {
-                const std::int64_t n_rows = rows == Rows::bins ? r.grid.n_bins : r.n_units;
+            for (const RowsAre rows : {RowsAre::bins, RowsAre::units}) {
+                const std::int64_t n_rows = rows == RowsAre::bins ? r.grid.n_bins : r.n_units;
                 std::vector<std::int64_t> starts(static_cast<std::size_t>(n_rows) + 1, -1);
                 std::vector<std::int32_t> indices(r.times.size(), -1);
                 std::vector<T> counts(r.times.size(), T{99});
@@ -72,8 +72,9 @@ void check_sparse(const Recording& r) {
                     for (auto i = static_cast<std::size_t>(starts[static_cast<std::size_t>(row)]);
                          i < static_cast<std::size_t>(starts[static_cast<std::size_t>(row) + 1]);
                          ++i) {
-                        const std::int64_t cell = rows == Rows::bins ? row * r.n_units + indices[i]
-                                                                     : indices[i] * r.n_units + row;
+                        const std::int64_t cell = rows == RowsAre::bins
+                                                      ? row * r.n_units + indices[i]
+                                                      : indices[i] * r.n_units + row;
                         found[static_cast<std::size_t>(cell)] += static_cast<int>(counts[i]);
                     }
                 }

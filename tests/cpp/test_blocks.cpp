@@ -21,6 +21,19 @@ constexpr double kGeluError = 2e-7;    // of max(1, |x|)
 constexpr double kElu1Error = 1.5e-7;  // of max(1, x)
 constexpr After kAfters[] = {After::nothing, After::gelu, After::gated, After::elu1};
 
+// What products can be made in at the level in use.
+std::vector<Precision> precisions() {
+    if (cpu_level() == Level::v4_bf16) return {Precision::float32, Precision::bfloat16};
+    return {Precision::float32};
+}
+
+// To the nearest number of 8 significant bits, ties to even.
+double to_bfloat16(double x) {
+    int exponent = 0;
+    const double fraction = std::frexp(x, &exponent);
+    return std::ldexp(std::nearbyint(std::ldexp(fraction, 8)), exponent - 8);
+}
+
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 // Rounding of a sum of n products, of the sum of their magnitudes.
@@ -87,6 +100,7 @@ struct Sizes {
     After after;
     bool bias, residual;
     std::int64_t gap;  // of every row
+    Precision precision = Precision::float32;
 };
 
 struct Product {
@@ -102,7 +116,8 @@ struct Product {
 
     Linear linear() const {
         return Linear(weights.data(), sizes.columns, sizes.inputs,
-                      sizes.bias ? bias.data() : nullptr, sizes.after, weights.stride);
+                      sizes.bias ? bias.data() : nullptr, sizes.after, weights.stride,
+                      sizes.precision);
     }
 
     void run(const Linear& linear, Rows& out, std::int64_t first, std::int64_t n) const {
@@ -112,14 +127,18 @@ struct Product {
     }
 
     Exact column(std::int64_t r, std::int64_t c) const {
+        const bool rounds = sizes.precision == Precision::bfloat16;
         double sum = sizes.bias ? bias(0, c) : 0;
         double magnitudes = std::abs(sum);
         for (std::int64_t i = 0; i < sizes.inputs; ++i) {
-            sum += weights(c, i) * x(r, i);
-            magnitudes += std::abs(weights(c, i) * x(r, i));
+            const double term = rounds ? to_bfloat16(weights(c, i)) * to_bfloat16(x(r, i))
+                                       : weights(c, i) * x(r, i);
+            sum += term;
+            magnitudes += std::abs(term);
         }
-        const std::int64_t blocks = (sizes.inputs + kPanelDepth - 1) / kPanelDepth;
-        const std::int64_t terms = std::min(sizes.inputs, kPanelDepth) + blocks + 1;
+        const std::int64_t depth = rounds ? 2 * kPanelDepth : kPanelDepth;
+        const std::int64_t blocks = (sizes.inputs + depth - 1) / depth;
+        const std::int64_t terms = std::min(sizes.inputs, depth) + blocks + 1;
         return {sum, rounding(static_cast<double>(terms)) * magnitudes};
     }
 
@@ -175,7 +194,7 @@ void product_is_near(const Sizes& s, unsigned seed) {
     CHECK(place.gaps_are_whole());
 }
 
-void products() {
+void products(Precision precision) {
     std::mt19937 random(1);
     const auto below = [&](std::int64_t n) {
         return 1 + static_cast<std::int64_t>(random() % at(n));
@@ -184,7 +203,8 @@ void products() {
     for (int i = 0; i < 25; ++i) {
         for (const After after : kAfters) {
             for (const bool residual : {false, true}) {
-                Sizes s{below(300), below(200), below(70), after, i % 2 == 0, residual, i % 3};
+                Sizes s{below(300), below(200), below(70), after,
+                        i % 2 == 0, residual,   i % 3,     precision};
                 if (after == After::gated) s.columns += s.columns % 2;
                 product_is_near(s, ++seed);
             }
@@ -192,13 +212,42 @@ void products() {
     }
     for (std::int64_t rows = 1; rows < 20; ++rows) {  // every tile
         for (const std::int64_t columns : {8, 16, 32, 64, 128, 136, 200}) {
-            product_is_near({3, columns, rows, After::nothing, true, false, 0}, ++seed);
+            product_is_near({3, columns, rows, After::nothing, true, false, 0, precision}, ++seed);
         }
     }
     // Several blocks of inputs, and of rows.
-    product_is_near({2 * kPanelDepth, 64, 64, After::nothing, true, true, 0}, ++seed);
-    product_is_near({2 * kPanelDepth + 1, 34, 101, After::gated, true, true, 1}, ++seed);
-    product_is_near({3 * kPanelDepth - 1, 33, 3, After::gelu, true, true, 0}, ++seed);
+    const std::int64_t depth = kPanelDepth * (precision == Precision::bfloat16 ? 2 : 1);
+    product_is_near({2 * depth, 64, 64, After::nothing, true, true, 0, precision}, ++seed);
+    product_is_near({2 * depth + 1, 34, 101, After::gated, true, true, 1, precision}, ++seed);
+    product_is_near({3 * depth - 1, 133, 3, After::gelu, true, true, 0, precision}, ++seed);
+}
+
+// A product with a weight of 1 shows what its input is rounded to: here numbers half way between
+// two and those beside them, the largest ones and infinity.
+void inputs_are_rounded_to_the_nearest() {
+    Numbers x = {0.0F, -0.0F, 3.38e38F, 3.4e38F, -3.4e38F, INFINITY};
+    Numbers expected = {0.0F,     -0.0F,     static_cast<float>(to_bfloat16(3.38e38)),
+                        INFINITY, -INFINITY, INFINITY};
+    for (double one = 1; one < 2; one += 0x1p-8) {
+        for (const double by : {-0x1p-20, 0.0, 0x1p-20}) {
+            x.push_back(static_cast<float>(-(one + by) * 0x1p-40));
+            expected.push_back(static_cast<float>(to_bfloat16(-(one + by) * 0x1p-40)));
+        }
+    }
+    const float one = 1.0F;
+    Numbers y(x.size(), NAN);
+    Linear(&one, 1, 1, nullptr, After::nothing, 0, Precision::bfloat16)(
+        x.data(), static_cast<std::int64_t>(x.size()), 1, nullptr, 0, y.data(), 1);
+    for (std::size_t i = 0; i < x.size(); ++i) CHECK(y[i] == expected[i]);
+}
+
+void bfloat16_where_there_is_none() {
+    const float one = 1.0F;
+    const std::string said =
+        thrown_by([&] { Linear(&one, 1, 1, nullptr, After::nothing, 0, Precision::bfloat16); });
+    CHECK(
+        contains(said, std::string("bfloat16 must run where the CPU has AVX512_BF16, got level ") +
+                           level_name(cpu_level()) + "; use float32"));
 }
 
 // Equal terms round the same way again and again: blocks keep that short.
@@ -242,9 +291,9 @@ void functions_are_near() {
     CHECK(follow(After::elu1, {0.0F})[0] == 1.0F);
 }
 
-void nan_stays_in_its_row() {
+void nan_stays_in_its_row(Precision precision) {
     for (const After what : kAfters) {
-        Product product({70, 40, 9, what, true, true, 1}, 3);
+        Product product({70, 40, 9, what, true, true, 1, precision}, 3);
         product.x.memory[at(4 * product.x.stride + 69)] = NAN;
         product.run(product.linear(), product.y, 0, 9);
         for (std::int64_t r = 0; r < 9; ++r) {
@@ -256,8 +305,8 @@ void nan_stays_in_its_row() {
 }
 
 // Memory that begins in the middle of a register gives the same bits.
-void any_alignment_will_do() {
-    const Product product({45, 50, 23, After::gelu, true, true, 0}, 4);
+void any_alignment_will_do(Precision precision) {
+    const Product product({45, 50, 23, After::gelu, true, true, 0, precision}, 4);
     const Linear linear = product.linear();
     Rows expected = product.y;
     product.run(linear, expected, 0, 23);
@@ -310,9 +359,9 @@ void impossible_sizes() {
 }
 
 // Weights keep the level that they were packed for.
-void packed_weights_keep_their_level() {
+void packed_weights_keep_their_level(Precision precision) {
     const char* const now = level_name(cpu_level());
-    Product product({40, 100, 9, After::gelu, true, false, 0}, 7);
+    Product product({40, 100, 9, After::gelu, true, false, 0, precision}, 7);
     const Linear linear = product.linear();
     product.run(linear, product.y, 0, 9);
     for (const Level level : kLevels) {
@@ -383,15 +432,22 @@ void layer_norms() {
 
 int main() {
     on_every_level([] {
-        products();
+        for (const Precision precision : precisions()) {
+            products(precision);
+            nan_stays_in_its_row(precision);
+            any_alignment_will_do(precision);
+            packed_weights_keep_their_level(precision);
+        }
+        if (precisions().size() > 1) {
+            inputs_are_rounded_to_the_nearest();
+        } else {
+            bfloat16_where_there_is_none();
+        }
         long_sums_stay_exact();
         functions_are_near();
-        nan_stays_in_its_row();
-        any_alignment_will_do();
         no_rows_no_reads();
         linear_moves();
         impossible_sizes();
-        packed_weights_keep_their_level();
         layer_norms();
     });
     return failures() == 0 ? 0 : 1;
