@@ -34,7 +34,7 @@ test-cpp: $(VENV)/.ok ## C++ tests, and under the sanitizers
 	for build in cpp= cpp-asan=address,undefined cpp-tsan=thread; do \
 	  cmake -S . -B build/$${build%=*} $(CPP) -DATTENDRITE_SANITIZE=$${build#*=} \
 	    -DCMAKE_BUILD_TYPE=$$([ $$build = cpp= ] && echo Release || echo RelWithDebInfo) \
-	    -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g"; \
+	    -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g1"; \
 	  cmake --build build/$${build%=*}; \
 	  ctest --test-dir build/$${build%=*} --output-on-failure; \
 	done
