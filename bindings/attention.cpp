@@ -67,7 +67,8 @@ AttentionProblem problem_of(const py::dict& fields) {
     p.query_weights = pointer<const float>(address("query_weights"));
     p.scale = fields["scale"].cast<float>();
     p.top_k = number("top_k");
-    p.output = pointer<void>(address("output"));
+    const std::int64_t head = p.queries * p.value_width;
+    p.output = {pointer<void>(address("output")), p.heads * head, head, p.value_width};
     p.lse = pointer<float>(address("lse"));
     p.entropy = pointer<float>(address("entropy"));
     p.lag = pointer<float>(address("lag"));

@@ -381,9 +381,11 @@ class Run {
         load_weights(desk, head, block);
         BlockOut out{};
         out.queries = queries_of(block);
-        if (p_.output != nullptr) {
-            out.output = {static_cast<char*>(p_.output) + first * p_.value_width * element_bytes(),
-                          p_.element, p_.value_width};
+        if (p_.output.data != nullptr) {
+            const HeadRowsOut& to = p_.output;
+            const std::int64_t at =
+                b * to.batch + head % p_.heads * to.head + block * kLanes * to.row;
+            out.output = {static_cast<char*>(to.data) + at * element_bytes(), p_.element, to.row};
         }
         out.lse = part(p_.lse, 1);
         const std::int64_t lanes = kept_place(head, place) * kLanes;

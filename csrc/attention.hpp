@@ -30,6 +30,12 @@ struct HeadRows {
     std::int64_t batch, head, row;
 };
 
+// The same for rows that are written.
+struct HeadRowsOut {
+    void* data;
+    std::int64_t batch, head, row;
+};
+
 // Cosines and sines [*, n, 2, pairs], contiguous; `batch` is the step from one batch element to the
 // next, 0 where all share them.
 struct Phases {
@@ -71,8 +77,8 @@ struct AttentionProblem {
     std::int64_t still_period;  // a multiple of kLanes
     std::int64_t still_values;  // the last features of values; all that do not turn, or 0
 
-    // Results, contiguous; nullptr: not asked for. `output` may be null too.
-    void* output;
+    // Results, contiguous but for `output`; nullptr: not asked for, which `output` may be too.
+    HeadRowsOut output;
     float *lse, *entropy, *lag, *per_unit, *per_query_unit;
     float *per_key, *weights;           // [.., longest]
     float *weights_mean, *weights_max;  // over heads, [batch, queries, longest]; no partials then

@@ -177,11 +177,11 @@ void reorder(const Model::Parts& parts, Order to, const float* rows, std::int64_
 }
 
 void order_features(const Model::Parts& parts, const attendrite_request& r,
-                    const AttentionProblem& p, const float* output, float* row) {
+                    const AttentionProblem& p, const HeadRowsOut& output, float* row) {
     const std::int64_t width = parts.width;
     float* const out = static_cast<float*>(r.result);
     if (r.statistic == ATTENDRITE_OUTPUT) {
-        copy_rows(parts, {output, 0, p.queries * width, width}, p.heads, p.queries, out);
+        copy_rows(parts, {output.data, 0, output.head, output.row}, p.heads, p.queries, out);
     } else if (r.statistic == ATTENDRITE_QUERIES) {
         copy_rows(parts, p.q, p.heads, p.queries, out);
     } else if (r.statistic == ATTENDRITE_KEYS) {

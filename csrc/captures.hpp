@@ -39,10 +39,10 @@ enum class Order { models, parts };
 void reorder(const Model::Parts&, Order to, const float* rows, std::int64_t n, float* out);
 
 // Writes a request for what goes into a call or comes out of it, in the model's order of features,
-// and brings partial results into it; nothing for other requests. `output` is
-// [heads][queries][width], `row` has room for one row of it.
+// and brings partial results into it; nothing for other requests. `output` is of one window, `row`
+// has room for one row of a head.
 void order_features(const Model::Parts&, const attendrite_request&, const AttentionProblem&,
-                    const float* output, float* row);
+                    const HeadRowsOut& output, float* row);
 
 // Clears what belongs to queries that do not exist; `exist` is [queries].
 void clear_missing(const attendrite_request&, const AttentionProblem&, std::int64_t width,

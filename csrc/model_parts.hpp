@@ -1,5 +1,5 @@
 // What a model is made of once its weights are bound, and what its units are made of: all that no
-// run changes. model_parts.cpp makes both; model.cpp runs them.
+// run changes. model_parts.cpp makes both; window.cpp runs them.
 //
 // Layer normalisation's gain is folded into the projection that follows it, its offset into a bias.
 // Features of a head are reordered where weights are bound: of the pairs that turn the first

@@ -17,7 +17,8 @@ import torch
 from attendrite import AttendriteError, CalciumBatch, Capture, Engine, SpikeBatch, executors
 from attendrite.executors import _graphs
 from attendrite.executors._graphs import GraphExecutor, Staging, bucket
-from attendrite.models._perceiver import KeysValues, Perceiver, PerceiverModel
+from attendrite.models._perceiver import PerceiverModel
+from attendrite.models._perceiver_layers import KeysValues, Perceiver
 
 HERE = Path(__file__).resolve().parent
 SOURCES = {

@@ -23,6 +23,7 @@ from attendrite.kernels.attention import _problem
 from attendrite.kernels.attention._problem import Problem
 from attendrite.kernels.tokenize_poyo import Tokens
 from attendrite.models import _perceiver
+from attendrite.models._perceiver_layers import Perceiver
 from attendrite.models._site import Keys, Queries
 from numpy.typing import NDArray
 
@@ -224,7 +225,7 @@ class TestPoyo:
         assert np.abs(found - golden["output"]).max() > 0.01
 
 
-class Float32Times(_perceiver.Perceiver):
+class Float32Times(Perceiver):
     """The planted fault: phases of float32 times."""
 
     def phase(self, times: torch.Tensor) -> torch.Tensor:
@@ -232,9 +233,7 @@ class Float32Times(_perceiver.Perceiver):
         return torch.stack((angle.cos(), angle.sin()), 2)
 
 
-def layers_of(
-    bundle: Path, dtype: torch.dtype = torch.float64
-) -> tuple[_perceiver.Perceiver, Manifest]:
+def layers_of(bundle: Path, dtype: torch.dtype = torch.float64) -> tuple[Perceiver, Manifest]:
     loaded = Bundle.load(bundle)
     weights = {name: t.to(dtype) for name, t in loaded.weights.items()}
     return models.load(loaded.manifest.family)(loaded.manifest, weights).layers, loaded.manifest
@@ -423,7 +422,7 @@ class TestFaultsAreSeen:
             weights = dict(model.layers.weights)
             for name in ("enc_atn.to_q.weight", "dec_atn.to_q.weight"):
                 weights[name] = weights[name].view(2, 16, -1).transpose(0, 1).reshape(32, -1)
-            model.layers = _perceiver.Perceiver(model.layers.config, weights, model.layers.omega)
+            model.layers = Perceiver(model.layers.config, weights, model.layers.omega)
 
         assert broken(shuffle) > 100 * OUTPUT
 

@@ -127,6 +127,7 @@ template <int VALUES, int VECTORS>
 ATTENDRITE_APART void value_tile(const float* weights, const float* v, std::int64_t stride,
                                  std::int64_t n, float* output) {
     Floats sums[VALUES][VECTORS];
+#pragma GCC unroll 24
     for (int i = 0; i < VALUES; ++i) {
         for (int j = 0; j < VECTORS; ++j) sums[i][j] = all(0.0F);
     }
@@ -140,6 +141,7 @@ ATTENDRITE_APART void value_tile(const float* weights, const float* v, std::int6
             for (int j = 0; j < VECTORS; ++j) sums[i][j] = fma(x, w[j], sums[i][j]);
         }
     }
+#pragma GCC unroll 24
     for (int i = 0; i < VALUES; ++i) {
         for (int j = 0; j < VECTORS; ++j) {
             float* const to = output + i * kLanes + j * kWidth;

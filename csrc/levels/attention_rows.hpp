@@ -138,10 +138,18 @@ void pack(const RowsIn& in, std::int64_t first, std::int64_t queries, std::int64
         std::memset(out, 0, static_cast<std::size_t>(width * kLanes) * sizeof(float));
     }
     constexpr std::int64_t kStrip = kWidth;  // scratch holds that many rows of any width
+    const bool as_they_lie = in.element == Element::f32 && in.rows == nullptr && !in.order;
     for (std::int64_t q = 0; q < queries; q += kStrip) {
         const std::int64_t n = queries - q < kStrip ? queries - q : kStrip;
-        gather(plain, first + q, n, width, scratch);
-        transpose(scratch, width, n, width, out + group_at(q, width), kGroup);
+        const float* rows = scratch;
+        std::int64_t stride = width;
+        if (as_they_lie) {
+            rows = static_cast<const float*>(in.data) + (first + q) * in.stride;
+            stride = in.stride;
+        } else {
+            gather(plain, first + q, n, width, scratch);
+        }
+        transpose(rows, stride, n, width, out + group_at(q, width), kGroup);
     }
     if (in.phase == nullptr) return;
     const std::int64_t angles = 2 * in.pairs;

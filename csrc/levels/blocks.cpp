@@ -15,9 +15,9 @@ constexpr int kPanels = ROWS == 1   ? 8 / kVectors
                         : ROWS <= 3 ? 4 / kVectors
                                     : 1;
 
-// Rows that go through the panels together. Their sums, and with a panel's weights their inputs,
-// stay in the cache.
-constexpr int kBlockRows = 11 * kTileRows;
+// Rows that go through the panels together: the more there are, the less often weights come from
+// the outermost cache. Their inputs, and a panel's weights, stay in the L2.
+constexpr int kBlockRows = 44 * kTileRows;
 
 // The first part of n cut into as few equal parts as `most` allows.
 inline std::int64_t part(std::int64_t n, std::int64_t most) {
@@ -51,25 +51,33 @@ inline Floats elu1(Floats x) {
     return exp2(min(all(0.0F), x) * all(1.44269504F)) + max(all(0.0F), x);
 }
 
+// Where some columns of a product go: bias, residual (or nullptr) and y begin with the first one.
+struct Goal {
+    const float* bias;
+    const float* residual;
+    std::int64_t residual_stride;
+    float* y;
+    std::int64_t y_stride;
+};
+
 // Sums of a panel, rows of kPanel, become n columns of y; the other columns are not written.
 template <After AFTER>
-void finish(const float* sums, std::int64_t rows, const float* bias, std::int64_t n,
-            const float* residual, std::int64_t residual_stride, float* y, std::int64_t y_stride) {
+void finish(const float* sums, std::int64_t rows, std::int64_t n, const Goal& goal) {
     constexpr std::int64_t kColumns = AFTER == After::gated ? kPanel / 2 : kPanel;
     for (std::int64_t r = 0; r < rows; ++r, sums += kPanel) {
 #pragma GCC unroll 4
         for (std::int64_t i = 0; i < kColumns; i += kWidth) {
             if (i >= n) break;
-            Floats x = load(sums + i) + load(bias + i);
+            Floats x = load(sums + i) + load(goal.bias + i);
             if constexpr (AFTER == After::gelu) x = gelu(x);
             if constexpr (AFTER == After::elu1) x = elu1(x);
             if constexpr (AFTER == After::gated) {
-                x = x * gelu(load(sums + kColumns + i) + load(bias + kColumns + i));
+                x = x * gelu(load(sums + kColumns + i) + load(goal.bias + kColumns + i));
             }
-            if (residual != nullptr) {
-                x = x + load_some(residual + r * residual_stride + i, n - i, 0.0F);
+            if (goal.residual != nullptr) {
+                x = x + load_some(goal.residual + r * goal.residual_stride + i, n - i, 0.0F);
             }
-            store_some(y + r * y_stride + i, n - i, x);
+            store_some(goal.y + r * goal.y_stride + i, n - i, x);
         }
     }
 }
@@ -112,18 +120,28 @@ struct Part {
     std::int64_t inputs;
     float* sums;  // [panels][..][kPanel]
     std::int64_t sums_stride;
-    bool first;  // sums start here
+    bool first;        // sums start here
+    const Goal* goal;  // where they end, if nothing but bias and residual is added to full panels
 };
+
+// Unrolled, so that sums never leave their registers.
+template <int ROWS, int PANELS, class Each>
+inline void each_sum(const Each& each) {
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+        for (int p = 0; p < PANELS; ++p) {
+#pragma GCC unroll 4
+            for (int i = 0; i < kVectors; ++i) each(r, p, i);
+        }
+    }
+}
 
 // Whatever the tile, a sum takes its inputs one after the other from 0: no row depends on others.
 template <int ROWS, int PANELS, class FACTORS>
 ATTENDRITE_APART void tile(const Part& part) {
     Floats sums[ROWS][PANELS][kVectors];
-    for (int r = 0; r < ROWS; ++r) {
-        for (int p = 0; p < PANELS; ++p) {
-            for (int i = 0; i < kVectors; ++i) sums[r][p][i] = all(0.0F);
-        }
-    }
+    each_sum<ROWS, PANELS>([&](int r, int p, int i) { sums[r][p][i] = all(0.0F); });
     const float* weights = part.weights;
     RowSet<ROWS> rows(part.x, part.x_stride);
     for (std::int64_t d = 0; d < part.inputs; ++d, weights += kPanel) {
@@ -152,14 +170,27 @@ ATTENDRITE_APART void tile(const Part& part) {
         }
         rows.next();
     }
-    for (int p = 0; p < PANELS; ++p) {
-        for (int r = 0; r < ROWS; ++r) {
-            for (int i = 0; i < kVectors; ++i) {
-                float* const to = part.sums + p * part.sums_stride + r * kPanel + i * kWidth;
-                store(to, part.first ? sums[r][p][i] : load(to) + sums[r][p][i]);
-            }
-        }
+    if (!part.first) {
+        each_sum<ROWS, PANELS>([&](int r, int p, int i) {
+            const float* const before = part.sums + p * part.sums_stride + r * kPanel + i * kWidth;
+            sums[r][p][i] = load(before) + sums[r][p][i];
+        });
     }
+    if (part.goal == nullptr) {
+        each_sum<ROWS, PANELS>([&](int r, int p, int i) {
+            store(part.sums + p * part.sums_stride + r * kPanel + i * kWidth, sums[r][p][i]);
+        });
+        return;
+    }
+    const Goal& goal = *part.goal;  // as finish() does it
+    each_sum<ROWS, PANELS>([&](int r, int p, int i) {
+        const std::int64_t column = p * kPanel + i * kWidth;
+        Floats x = sums[r][p][i] + load(goal.bias + column);
+        if (goal.residual != nullptr) {
+            x = x + load(goal.residual + r * goal.residual_stride + column);
+        }
+        store(goal.y + r * goal.y_stride + column, x);
+    });
 }
 
 template <int ROWS, class FACTORS>
@@ -173,71 +204,141 @@ void tiles(const Part& part, std::int64_t rows, std::int64_t panels) {
     }
 }
 
-template <After AFTER, class FACTORS>
-void multiply_after(const Product& product, const float* x, std::int64_t rows,
-                    std::int64_t x_stride, const float* residual, std::int64_t residual_stride,
-                    float* y, std::int64_t y_stride) {
-    constexpr std::int64_t kColumns = AFTER == After::gated ? kPanel / 2 : kPanel;
-    const std::int64_t panels = (product.outputs + kColumns - 1) / kColumns;
-    const std::int64_t factors = (product.inputs + FACTORS::kEach - 1) / FACTORS::kEach;
-    const std::int64_t panel_stride = factors * kPanel;
-    constexpr bool kRounds = FACTORS::kEach > 1;
-    alignas(64) float sums[kBlockRows * kPanel];
-    alignas(64) float rounded[kRounds ? kBlockRows * (kPanelDepth + kWidth) : 1];
-    while (rows > 0) {
-        const std::int64_t block = part(rows, kBlockRows);
-        const std::int64_t most = block == 1 ? kPanels<1> : block <= 3 ? kPanels<3> : 1;
-        for (std::int64_t panel = 0; panel < panels;) {
-            const std::int64_t left = panels - panel;
-            const std::int64_t some = left >= most ? most : 1;
-            for (std::int64_t d = 0; d < factors; d += kPanelDepth) {
-                const std::int64_t depth = factors - d < kPanelDepth ? factors - d : kPanelDepth;
-                const float* from = x + d;
-                std::int64_t stride = x_stride;
-                if constexpr (kRounds) {
-                    from = rounded;
-                    stride = depth + kWidth;  // not a power of two: rows would share few lines
-                    if (panel == 0 || factors > kPanelDepth) {  // else they are there already
-                        const std::int64_t first = FACTORS::kEach * d;
-                        const std::int64_t last = first + FACTORS::kEach * depth;
-                        const std::int64_t end = product.inputs < last ? product.inputs : last;
-                        FACTORS::round(x + first, block, x_stride, end - first, rounded, stride);
-                    }
-                }
-                for (std::int64_t r = 0; r < block;) {
-                    const std::int64_t n = part(block - r, kTileRows);
-                    tiles<kTileRows, FACTORS>(
-                        {from + r * stride, stride,
-                         product.packed + panel * panel_stride + d * kPanel, panel_stride, depth,
-                         sums + r * kPanel, block * kPanel, d == 0},
-                        n, some);
-                    r += n;
-                }
-            }
-            for (std::int64_t p = 0; p < some; ++p, ++panel) {
-                const std::int64_t column = panel * kColumns;
-                finish<AFTER>(sums + p * block * kPanel, block, product.bias + panel * kPanel,
-                              product.outputs - column,
-                              residual != nullptr ? residual + column : nullptr, residual_stride,
-                              y + column, y_stride);
-            }
+// Weights that are multiplied next, asked for little by little meanwhile: where they are first used
+// a tile would wait for the outermost cache, line by line.
+class Ahead {
+  public:
+    Ahead(const float* weights, std::int64_t n) : at_(weights), lines_((n + kLine - 1) / kLine) {}
+
+    // The share that belongs to `done` rows of `all`.
+    void ask(std::int64_t done, std::int64_t all) {
+        for (const std::int64_t end = lines_ * done / all; asked_ < end; ++asked_) {
+            __builtin_prefetch(at_ + asked_ * kLine, 0, 2);
         }
-        rows -= block;
-        x += block * x_stride;
-        if (residual != nullptr) residual += block * residual_stride;
-        y += block * y_stride;
     }
-}
+
+  private:
+    static constexpr std::int64_t kLine = 16;
+    const float* at_;
+    std::int64_t lines_;
+    std::int64_t asked_ = 0;
+};
+
+// Rows of a product, and where they go.
+struct Rows {
+    const float* x;
+    std::int64_t n, x_stride;
+    const float* residual;
+    std::int64_t residual_stride;
+    float* y;
+    std::int64_t y_stride;
+
+    Rows from(std::int64_t r, std::int64_t some) const {
+        return {x + r * x_stride, some,
+                x_stride,         residual != nullptr ? residual + r * residual_stride : nullptr,
+                residual_stride,  y + r * y_stride,
+                y_stride};
+    }
+    Goal goal(const float* bias, std::int64_t column) const {
+        return {bias, residual != nullptr ? residual + column : nullptr, residual_stride,
+                y + column, y_stride};
+    }
+};
+
+template <After AFTER, class FACTORS>
+class Multiplication {
+  public:
+    explicit Multiplication(const Product& product)
+        : product_(product),
+          panels_((product.outputs + kColumns - 1) / kColumns),
+          factors_((product.inputs + FACTORS::kEach - 1) / FACTORS::kEach) {}
+
+    void run(const Rows& rows) {
+        for (std::int64_t r = 0; r < rows.n;) {
+            const Rows block = rows.from(r, part(rows.n - r, kMostRows));
+            const std::int64_t most = block.n == 1 ? kPanels<1> : block.n <= 3 ? kPanels<3> : 1;
+            for (std::int64_t panel = 0; panel < panels_;) {
+                const std::int64_t some = panels_ - panel >= most ? most : 1;
+                for (std::int64_t d = 0; d < factors_; d += kPanelDepth) {
+                    multiply(block, panel, some, d);
+                }
+                panel += some;
+            }
+            r += block.n;
+        }
+    }
+
+  private:
+    static constexpr std::int64_t kColumns = AFTER == After::gated ? kPanel / 2 : kPanel;
+    static constexpr bool kRounds = FACTORS::kEach > 1;
+    static constexpr std::int64_t kMostRows = kRounds ? kBlockRows / 4 : kBlockRows;
+
+    // Rows times the factors from d on of some panels, and what follows where these are the last.
+    void multiply(const Rows& rows, std::int64_t panel, std::int64_t some, std::int64_t d) {
+        const std::int64_t stride = factors_ * kPanel;  // of panels
+        const std::int64_t depth = factors_ - d < kPanelDepth ? factors_ - d : kPanelDepth;
+        const bool last = d + depth == factors_;
+        const std::int64_t column = panel * kColumns;
+        const std::int64_t columns = product_.outputs - column;
+        const bool ends = last && AFTER == After::nothing && columns >= some * kColumns;
+        const float* x = rows.x + d;
+        std::int64_t x_stride = rows.x_stride;
+        if constexpr (kRounds) {
+            x = rounded_;
+            x_stride = depth + kWidth;  // not a power of two: rows would share few lines
+            if (panel == 0 || factors_ > kPanelDepth) round(rows, d, depth);  // else it is there
+        }
+        const float* const weights = product_.packed + panel * stride + d * kPanel;
+        Ahead ahead(weights + some * stride, panel + some < panels_ ? depth * kPanel : 0);
+        for (std::int64_t r = 0; r < rows.n;) {
+            const std::int64_t n = part(rows.n - r, kTileRows);
+            ahead.ask(r + n, rows.n);
+            float* const sums = sums_ + (factors_ > kPanelDepth ? r * kPanel : 0);
+            const std::int64_t sums_stride = rows.n * kPanel;
+            const Rows now = rows.from(r, n);
+            const Goal goal = now.goal(product_.bias + panel * kPanel, column);
+            tiles<kTileRows, FACTORS>({x + r * x_stride, x_stride, weights, stride, depth, sums,
+                                       sums_stride, d == 0, ends ? &goal : nullptr},
+                                      n, some);
+            for (std::int64_t p = 0; last && !ends && p < some; ++p) {
+                finish<AFTER>(
+                    sums + p * sums_stride, n, columns - p * kColumns,
+                    now.goal(product_.bias + (panel + p) * kPanel, column + p * kColumns));
+            }
+            r += n;
+        }
+    }
+
+    // Rows of x as the tiles take them.
+    void round(const Rows& rows, std::int64_t d, std::int64_t depth) {
+        const std::int64_t first = FACTORS::kEach * d;
+        const std::int64_t past = first + FACTORS::kEach * depth;
+        const std::int64_t end = product_.inputs < past ? product_.inputs : past;
+        FACTORS::round(rows.x + first, rows.n, rows.x_stride, end - first, rounded_,
+                       depth + kWidth);
+    }
+
+    const Product& product_;
+    const std::int64_t panels_, factors_;
+    alignas(64) float sums_[kMostRows * kPanel];
+    alignas(64) float rounded_[kRounds ? kMostRows * (kPanelDepth + kWidth) : 1];
+};
 
 template <class FACTORS>
 void multiply(const Product& product, const float* x, std::int64_t rows, std::int64_t x_stride,
               const float* residual, std::int64_t residual_stride, float* y,
               std::int64_t y_stride) {
-    const auto run = product.after == After::gelu    ? multiply_after<After::gelu, FACTORS>
-                     : product.after == After::gated ? multiply_after<After::gated, FACTORS>
-                     : product.after == After::elu1  ? multiply_after<After::elu1, FACTORS>
-                                                     : multiply_after<After::nothing, FACTORS>;
-    run(product, x, rows, x_stride, residual, residual_stride, y, y_stride);
+    const Rows all{x, rows, x_stride, residual, residual_stride, y, y_stride};
+    switch (product.after) {
+        case After::nothing:
+            return Multiplication<After::nothing, FACTORS>(product).run(all);
+        case After::gelu:
+            return Multiplication<After::gelu, FACTORS>(product).run(all);
+        case After::gated:
+            return Multiplication<After::gated, FACTORS>(product).run(all);
+        case After::elu1:
+            return Multiplication<After::elu1, FACTORS>(product).run(all);
+    }
 }
 
 // Weights of n columns, [n][inputs], side by side in a panel.

@@ -30,7 +30,8 @@ from torch import Tensor
 from .. import errors
 from ..capture import AXES, Request
 from ..models import Family
-from ..models._perceiver import KeysValues, PerceiverInputs, PerceiverModel
+from ..models._perceiver import PerceiverInputs, PerceiverModel
+from ..models._perceiver_layers import KeysValues
 from ..models._site import Attend, Queries
 from . import _tails
 from ._attend import ForwardExecutor, passes

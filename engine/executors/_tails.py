@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..models import Attend
-from ..models._perceiver import PerceiverInputs, PerceiverModel, repeated, repeated_queries
+from ..models._perceiver import PerceiverInputs, PerceiverModel
+from ..models._perceiver_layers import repeated, repeated_queries
 from ..models._site import Keys, Queries
 from . import LATENTS
 

@@ -1,7 +1,7 @@
 """The forward pass of POYO, POYO+ and Calcium POYO+ as ONNX operators.
 
-The mathematics is that of :mod:`attendrite.models._perceiver`; what differs is what is done once,
-at export, in double:
+The mathematics is that of :mod:`attendrite.models._perceiver_layers`; what differs is what is done
+once, at export, in double:
 
 * Keys and values of spikes are tables over (row of the unit table, type), before they turn.
 * The encoder's queries are constants, and turned already.
@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..capture import Request
-from ..models._perceiver import EPS, SPIKE_TYPES, KeysValues, PerceiverModel
+from ..models._perceiver import PerceiverModel
+from ..models._perceiver_layers import EPS, SPIKE_TYPES, KeysValues
 from ..models._tasks import PREFIX
 from . import _statistics
 from ._builder import Builder, Value, floats, ints

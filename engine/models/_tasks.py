@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from .. import errors
 from ..bundle import KINDS, Manifest, Task
-from ._perceiver import PerceiverInputs, PerceiverModel, table_length
+from ._perceiver import PerceiverInputs, PerceiverModel
+from ._perceiver_layers import table_length
 from ._site import Shapes
 
 PREFIX = "readout.projections."

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from ..batches import CalciumBatch, rows
 from ..bundle import Manifest
 from . import _tasks
-from ._perceiver import KeysValues, PerceiverInputs, table_length
+from ._perceiver import PerceiverInputs
+from ._perceiver_layers import KeysValues, table_length
 from ._site import Keys, Shapes
 
 

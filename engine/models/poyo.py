@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from ..batches import SpikeBatch
 from ..bundle import Manifest, Task
-from ._perceiver import PerceiverInputs, PerceiverModel, table_length
+from ._perceiver import PerceiverInputs, PerceiverModel
+from ._perceiver_layers import table_length
 from ._site import Shapes
 
 

@@ -152,7 +152,8 @@ struct Call {
             p.still_period = still_period();
             p.still_values = s.value_width - 2 * s.pairs;
         }
-        p.output = output.data();
+        const std::int64_t head = s.queries * s.value_width;
+        p.output = {output.data(), s.heads * head, head, s.value_width};
         p.lse = lse.data();
         p.entropy = entropy.data();
         p.lag = lag.data();
@@ -302,6 +303,28 @@ void weights_over_heads(Call& call, const Call& one) {
     }
 }
 
+// Rows of the output with heads side by side and a gap behind them, which stays as it is.
+void output_lies_where_it_is_told(Call& call, const Call& one) {
+    const Sizes& s = call.sizes;
+    const std::int64_t row = s.heads * s.value_width + 3;
+    Numbers side_by_side(at(s.batch * s.queries * row), NAN);
+    AttentionProblem p = call.problem();
+    p.output = {side_by_side.data(), s.queries * row, s.value_width, row};
+    run(p, 2);
+    for (std::int64_t i = 0; i < s.batch * s.queries; ++i) {
+        for (std::int64_t j = 0; j < row; ++j) {
+            const float x = side_by_side[at(i * row + j)];
+            const std::int64_t head = i / s.queries * s.heads + j / s.value_width;
+            if (j >= row - 3) {
+                CHECK(std::isnan(x));
+            } else {
+                CHECK(x == one.output[at((head * s.queries + i % s.queries) * s.value_width +
+                                         j % s.value_width)]);
+            }
+        }
+    }
+}
+
 void against_plain_loops(const Sizes& s, unsigned seed) {
     tolerance = 2e-5 * static_cast<double>(s.sharp);
     Call call(s, seed);
@@ -325,6 +348,7 @@ void against_plain_loops(const Sizes& s, unsigned seed) {
     CHECK(call.output == one.output);
     CHECK(call.per_unit == one.per_unit);
     CHECK(call.per_key == one.per_key);
+    output_lies_where_it_is_told(call, one);
 
     // Sums over queries alone take a shorter way.
     AttentionProblem sums = call.problem();

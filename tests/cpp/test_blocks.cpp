@@ -219,6 +219,8 @@ void products(Precision precision) {
     const std::int64_t depth = kPanelDepth * (precision == Precision::bfloat16 ? 2 : 1);
     product_is_near({2 * depth, 64, 64, After::nothing, true, true, 0, precision}, ++seed);
     product_is_near({2 * depth + 1, 34, 101, After::gated, true, true, 1, precision}, ++seed);
+    product_is_near({depth + 3, 70, 300, After::nothing, true, true, 1, precision}, ++seed);
+    product_is_near({depth + 2, 38, 270, After::gated, true, false, 0, precision}, ++seed);
     product_is_near({3 * depth - 1, 133, 3, After::gelu, true, true, 0, precision}, ++seed);
 }
 
