@@ -124,14 +124,18 @@ def start(log: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def living(group: int) -> list[str]:
-    """Return the processes of a group that are not merely waited for."""
+    """Return the processes of a group that are not merely waited for.
+
+    Python's resource tracker does not count: it ends once it sees that its parent has.
+    """
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            command = stat.with_name("cmdline").read_bytes()
         except OSError:  # it ended meanwhile
             continue
-        if int(its_group) == group and state != "Z":
+        if int(its_group) == group and state != "Z" and b"resource_tracker" not in command:
             found.append(stat.parent.name)
     return found
 
