@@ -463,17 +463,19 @@ def rows(what: str, ids: NDArray[np.str_], vocabulary: Mapping[str, int]) -> NDA
     Raises:
         AttendriteError: Ids that the vocabulary lacks; says how many and names the first ones.
     """
-    missing = [str(i) for i in ids if str(i) not in vocabulary]
-    if missing:
-        shown = ", ".join(repr(name) for name in list(dict.fromkeys(missing))[:3])
-        known = ", ".join(repr(name) for name in list(vocabulary)[:3])
-        raise errors.must(
-            f"every {what}",
-            "be known to the model",
-            f"{shown} ({len(set(missing))} of {len(set(ids.tolist()))} unknown)",
-            f"the model knows {len(vocabulary)}: {known}, ...; see attendrite check",
-        )
-    return np.array([vocabulary[str(i)] for i in ids], dtype=np.int64)
+    names: list[str] = ids.tolist()  # numpy's own strings are slow to look up
+    try:
+        return np.array([vocabulary[name] for name in names], dtype=np.int64)
+    except KeyError:
+        missing = list(dict.fromkeys(name for name in names if name not in vocabulary))
+    shown = ", ".join(repr(name) for name in missing[:3])
+    known = ", ".join(repr(name) for name in list(vocabulary)[:3])
+    raise errors.must(
+        f"every {what}",
+        "be known to the model",
+        f"{shown} ({len(missing)} of {len(set(names))} unknown)",
+        f"the model knows {len(vocabulary)}: {known}, ...; see attendrite check",
+    )
 
 
 def task_rows(batch: WindowBatch, tasks: Sequence[Task]) -> NDArray[np.int64]:

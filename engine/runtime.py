@@ -169,10 +169,7 @@ class Engine:
         self._check(batch)
         size = max(1, len(batch)) if batch_size is None else batch_size
         size = min(size, getattr(self._executor, "at_once", None) or size)
-        parts = [
-            self._run(batch.part(at, min(at + size, len(batch))), plan, rollout)
-            for at in range(0, max(1, len(batch)), size)
-        ]
+        parts = [self._run(part, plan, rollout) for part in _parts(batch, size)]
         return Result(
             _joined([prediction for prediction, _, _ in parts]),
             concatenate([record for _, record, _ in parts]) if plan else None,
@@ -407,6 +404,15 @@ def _check_mask(name: str, mask: Mapping[str, NDArray[np.bool_]], sizes: Mapping
         errors.shape(of, kept, [sizes[site]])
         if site == LATENTS and not kept.any():
             raise errors.must(of, "keep at least one latent of a step", "none")
+
+
+def _parts(batch: Batch, size: int) -> Iterator[Batch]:
+    """Cut a batch into parts of at most ``size`` windows, at least one part."""
+    if size >= len(batch):  # as it is: making another would check it again
+        yield batch
+        return
+    for at in range(0, len(batch), size):
+        yield batch.part(at, min(at + size, len(batch)))
 
 
 def _arrays(prediction: Tensor | dict[str, Tensor]) -> Prediction:
