@@ -34,6 +34,7 @@ from attendrite.ablation.plans import points, ranking
 from attendrite.ablation.sweep import Sweep
 from attendrite.analysis import attend, by_rate
 from attendrite.analysis.shares import MANY
+from attendrite.commands import _ablate_report
 from attendrite.evaluation import Split
 from attendrite.recordings import Intervals, Recording, Series, Spikes
 from numpy.typing import NDArray
@@ -773,6 +774,22 @@ def told(engine: Engine, settings: Settings) -> Recording:
     decoded = np.asarray(engine.run(given.batch).prediction)[given.asked]
     values[np.searchsorted(truth.times, times - 1e-6)] = decoded
     return replace(day, series={"hand": replace(truth, values=values)})
+
+
+def test_the_figure_shows_what_the_curve_differs_by(found: Any) -> None:
+    _, _, below = _ablate_report.curves(found).axes
+    table = found.frame()
+    of = table[table.dimension == "mean"]
+
+    def mean(name: str) -> NDArray[Any]:
+        wide = of[of.curve == name].pivot(index="draw", columns="removed", values="value")
+        return np.asarray(wide.to_numpy().mean(0))
+
+    _, *lines = below.get_lines()  # the first is zero
+    for null, line in zip(("random", "rate", "count"), lines, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), mean("ranked") - mean(null), atol=1e-9)
+    assert len(below.collections) == len(lines)
+    assert len(_ablate_report.curves(replace(found, comparisons={})).axes) == 2
 
 
 def test_each_null_is_compared_by_its_own_curves(found: Any) -> None:

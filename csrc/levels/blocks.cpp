@@ -271,6 +271,7 @@ class Multiplication {
   private:
     static constexpr std::int64_t kColumns = AFTER == After::gated ? kPanel / 2 : kPanel;
     static constexpr bool kRounds = FACTORS::kEach > 1;
+    // Rounded numbers have their place here, on the stack.
     static constexpr std::int64_t kMostRows = kRounds ? kBlockRows / 4 : kBlockRows;
 
     // Rows times the factors from d on of some panels, and what follows where these are the last.
@@ -289,7 +290,8 @@ class Multiplication {
             if (panel == 0 || factors_ > kPanelDepth) round(rows, d, depth);  // else it is there
         }
         const float* const weights = product_.packed + panel * stride + d * kPanel;
-        Ahead ahead(weights + some * stride, panel + some < panels_ ? depth * kPanel : 0);
+        const bool more = panel + some < panels_;
+        Ahead ahead(more ? weights + some * stride : nullptr, more ? depth * kPanel : 0);
         for (std::int64_t r = 0; r < rows.n;) {
             const std::int64_t n = part(rows.n - r, kTileRows);
             ahead.ask(r + n, rows.n);

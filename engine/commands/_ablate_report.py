@@ -57,11 +57,13 @@ def write(folder: Path, found: Ablation) -> None:
 
 
 def curves(found: Ablation) -> Figure:
-    """Draw the curve between those of the nulls, and the areas that the tests compare."""
+    """Draw the curve between those of the nulls, what it differs by, and the areas tested."""
     assert found.curve is not None
     tested = [name for name in found.comparisons if name in COLOURS]
-    figure = Figure(figsize=(9.4, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2.1, 1))
+    figure = Figure(figsize=(9.4, 6.2 if tested else 4.2), layout="constrained")
+    grid = figure.add_gridspec(2 if tested else 1, 2, width_ratios=(2.1, 1),
+                               height_ratios=(2, 1) if tested else (1,))  # fmt: skip
+    left, right = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[:, 1])
     x = _axis(found)
     table, curve = found.tables["curves"], found.curve
     mean = table["dimension"] == found.meta["dimensions"][MEAN]
@@ -85,12 +87,29 @@ def curves(found: Ablation) -> Figure:
         left.axhline(found.blind.value[MEAN], color=SOFT, lw=0.8, ls="-.", label="no spikes")
     choices = found.meta["choices"]
     left.set_ylabel(f"{_metric(choices['metric'])} of {choices['series']}")
-    left.set_xlabel(f"{choices['site']} {'kept' if choices['from'] == 'keep' else 'removed'}")
+    lowest = left
+    if tested:
+        lowest = figure.add_subplot(grid[1, 0], sharex=left)
+        left.tick_params(labelbottom=False)
+        _differences(lowest, found, tested, x)
+    lowest.set_xlabel(f"{choices['site']} {'kept' if choices['from'] == 'keep' else 'removed'}")
     left.margins(x=0.01)
     named = left.get_legend_handles_labels()
     figure.legend(*named, loc="outside upper left", ncols=7, fontsize=8.5)
     _areas(right, found, tested)
     return figure
+
+
+def _differences(panel: Axes, found: Ablation, tested: list[str], x: NDArray[np.int64]) -> None:
+    """Draw the curve minus the mean of each null, with simultaneous bands over blocks."""
+    panel.axhline(0, color=SOFT, lw=0.8)
+    for name in tested:
+        comparison = found.comparisons[name]
+        band = comparison.difference_band
+        panel.fill_between(x, band.lowest[:, MEAN], band.highest[:, MEAN], color=COLOURS[name],
+                           alpha=0.18, lw=0)  # fmt: skip
+        panel.plot(x, comparison.difference[:, MEAN], color=COLOURS[name], lw=1.5)
+    panel.set_ylabel("ranking less null")
 
 
 def _areas(panel: Axes, found: Ablation, tested: list[str]) -> None:
@@ -214,8 +233,9 @@ def _caption(found: Ablation) -> str:
         return "Loss when each is removed alone, the largest first."
     return (
         "Left: decoding while more and more is removed. Bands: of nulls 5 to 95 % of rankings, of "
-        "the ranking a simultaneous 95 % band over resampled blocks. Right: the areas that the "
-        "tests compare."
+        "the ranking a simultaneous 95 % band over resampled blocks."
+        + (" Below: the ranking less the mean of each null, likewise." if found.comparisons else "")
+        + " Right: the areas that the tests compare."
     )
 
 
