@@ -185,6 +185,20 @@ class TestNothingChanges:
         assert parts.attention is not None
         assert_same(whole.attention.arrays(), parts.attention.arrays())
 
+    @pytest.mark.parametrize(("size", "parts"), [(1, [1, 1, 1]), (2, [2, 1]), (3, [3])])
+    def test_batch_size_is_the_most(
+        self, engine: Engine, size: int, parts: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen, inputs = [], engine.model.inputs
+
+        def counted(batch: SpikeBatch) -> Any:
+            seen.append(len(batch))
+            return inputs(batch)
+
+        monkeypatch.setattr(engine.model, "inputs", counted)
+        engine.run(spikes(), batch_size=size)
+        assert seen == parts
+
     def test_executors(self, bundles: dict[str, Path]) -> None:
         for family in bundles:
             batch = spikes() if family == "poyo" else tasked(family)
@@ -566,6 +580,10 @@ class TestBatches:
             (
                 {"unit_ids": ["stranger"]},
                 "every unit must be known to the model, got 'stranger' (1 of",
+            ),
+            (
+                {"unit_ids": [*UNITS[:22], "y", "x"]},
+                "every unit must be known to the model, got 'y', 'x' (2 of 24 unknown)",
             ),
             ({"unit_ids": ["NA"]}, "every unit must be known to the model, got 'NA'"),
             (
